@@ -1,0 +1,209 @@
+"""Who may act: the newest event of each VRRP name, and the one running failover of each reserved IP.
+
+keepalived forks notify scripts without order or wait, so two of them may start at the same moment.
+Their order is that of their start times in /proc, then of their pids (measured: it is the FIFO's
+order). Files under `run_dir`, guarded by flock, which the kernel lets go when a process dies:
+
+    <name>.event     the newest event that was heard for a VRRP name, with its order
+    <ip>.running     locked by the process that runs a failover of that reserved IP (I4)
+
+Guarantees: of two events the later one wins, in whatever order the processes get here; whoever is
+superseded gets SIGTERM, or finds out in `start`; a stale file of a former boot or of a dead process
+counts for nothing. Not guaranteed: anything across machines; that is VRRP's job.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from do_failover.errors import TemporaryError
+from do_failover.model import NotifyEvent, VrrpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START_TICKS = 19  # field 22 of /proc/PID/stat, counted after the command's closing parenthesis
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProcessOrder:
+    """When a process was started: clock ticks since boot, then its pid."""
+
+    start_ticks: int
+    pid: int
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """The newest event heard of one VRRP name."""
+
+    boot_id: str
+    start_ticks: int
+    pid: int
+    event: NotifyEvent
+
+    @property
+    def order(self) -> ProcessOrder:
+        """Return its place among the events."""
+        return ProcessOrder(self.start_ticks, self.pid)
+
+
+class Running(msgspec.Struct, frozen=True):
+    """The process that runs a failover of one reserved IP."""
+
+    start_ticks: int
+    pid: int
+    is_manual: bool
+
+
+def read_order(pid: int) -> ProcessOrder | None:
+    """Return a live process's order; None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return ProcessOrder(int(text.rpartition(")")[2].split()[_START_TICKS]), pid)
+
+
+def read_age_s(pid: int) -> float:
+    """Return how long ago a process was started, to a clock tick (10 ms); 0 where /proc can't say."""
+    order = read_order(pid)
+    if order is None:
+        return 0.0
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return max(0.0, uptime - order.start_ticks / os.sysconf("SC_CLK_TCK"))
+
+
+class Claims:
+    """The files of one run_dir, for this process."""
+
+    def __init__(self, run_dir: Path, order: ProcessOrder | None = None) -> None:
+        """Make the directory (0750). Raises TemporaryError (kind "claims") when that is not possible."""
+        self._dir = run_dir
+        try:
+            run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except OSError as error:
+            raise _explain(run_dir, error) from None
+        self._order = order or read_order(os.getpid()) or ProcessOrder(0, os.getpid())
+
+    def enter(self, event: NotifyEvent, reserved_ips: tuple[str, ...]) -> Latest | None:
+        """Make this event the newest of its name and end what it supersedes.
+
+        Returns None; or the newer event that was here already, and then nothing was changed.
+        """
+        key = f"{event.type}-{event.name}"
+        with self._locked(key):
+            latest = self._read_latest(key)
+            if latest is not None and latest.order > self._order:
+                return latest
+            mine = Latest(self._boot_id, self._order.start_ticks, self._order.pid, event)
+            self._write(f"{quote(key, safe='')}.event", msgspec.json.encode(mine))
+            for address in reserved_ips:
+                self._supersede(address, event)
+        return None
+
+    def find_newer(self, event: NotifyEvent) -> Latest | None:
+        """Return the event that superseded this one, if there is one."""
+        latest = self.read_latest(event)
+        return latest if latest is not None and latest.order > self._order else None
+
+    def read_latest(self, event: NotifyEvent) -> Latest | None:
+        """Return the newest event of this name, of this boot."""
+        return self._read_latest(f"{event.type}-{event.name}")
+
+    def read_claim(self, kind: str, name: str) -> VrrpState | None:
+        """Return what VRRP said last about a name; None when nothing was heard since boot."""
+        latest = self._read_latest(f"{kind}-{name}")
+        return latest.event.state if latest is not None else None
+
+    def try_start(self, reserved_ip: str, event: NotifyEvent | None) -> IO[bytes] | Latest | None:
+        """Take the reserved IP's turn.
+
+        Returns the open file that holds the turn (close it to end the turn); None while another
+        process has it; or, for an event, the newer event that superseded it meanwhile.
+        """
+        path = self._dir / f"{quote(reserved_ip, safe='')}.running"
+        turn = self._open(path)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            turn.close()
+            return None
+        key = f"{event.type}-{event.name}" if event is not None else "manual"
+        with self._locked(key):
+            newer = self.find_newer(event) if event is not None else None
+            if newer is not None:
+                turn.close()
+                return newer
+            turn.seek(0)
+            turn.truncate()
+            turn.write(msgspec.json.encode(Running(self._order.start_ticks, self._order.pid, event is None)))
+            turn.flush()
+        return turn
+
+    def read_running(self, reserved_ip: str) -> Running | None:
+        """Return the live process that runs a failover of this reserved IP."""
+        path = self._dir / f"{quote(reserved_ip, safe='')}.running"
+        try:
+            running = msgspec.json.decode(path.read_bytes(), type=Running)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        order = read_order(running.pid)
+        return running if order is not None and order.start_ticks == running.start_ticks else None
+
+    def _supersede(self, reserved_ip: str, event: NotifyEvent) -> None:
+        """Tell the running failover that it is superseded. A person's assign yields to a MASTER only (I2)."""
+        running = self.read_running(reserved_ip)
+        if running is None or running.pid == self._order.pid:
+            return
+        if running.is_manual and event.state is not VrrpState.MASTER:
+            return
+        try:
+            os.kill(running.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            msg = f"process {running.pid} runs a failover of {reserved_ip} as another user, and could not be told to stop"
+            raise TemporaryError(msg, kind="claims") from None
+
+    def _read_latest(self, key: str) -> Latest | None:
+        try:
+            latest = msgspec.json.decode((self._dir / f"{quote(key, safe='')}.event").read_bytes(), type=Latest)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return latest if latest.boot_id == self._boot_id else None
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        with self._open(self._dir / f"{quote(key, safe='')}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _open(self, path: Path) -> IO[bytes]:
+        try:
+            return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+b")
+        except OSError as error:
+            raise _explain(path, error) from None
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._dir / name
+        temporary = path.with_suffix(f".{self._order.pid}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            raise _explain(path, error) from None
+
+
+def _explain(path: Path, error: OSError) -> TemporaryError:
+    msg = f"{path}: {error.strerror}; without it, failovers of this machine can't be kept apart; check paths.run_dir"
+    return TemporaryError(msg, kind="claims")

@@ -1,0 +1,161 @@
+"""The witness's language: a pattern of this run and this peer inside an echo request. Pure.
+
+A peer runs `ping -p HEX` (iputils); the witness on the new owner looks for that pattern in the echo requests
+that arrive. 16 bytes, as many as -p takes:
+
+    "dofo"   run (8 bytes, random)   peer number (2)   check (2: CRC-16 of the 14 before it)
+
+The check and the run keep garbage and other runs from counting. It is no authentication: whoever can see a
+peer's echo request can send the same again.
+
+Where ping puts it (measured, iputils 20221126): -p fills the data from its start, over and over; the first 16
+bytes are then overwritten with a struct timeval. So bytes 16 to 31 of the data are one whole pattern, given
+`-s` of at least 32 (the default is 56). With a smaller -s the pattern is cut off and is not read.
+BusyBox's ping takes one byte for -p; given HEX it says "invalid number" and sends nothing (measured, 1.35.0): such
+a peer can't be witnessed, and has to ping without -p to be refreshed at all.
+"""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Address = IPv4Address | IPv6Address
+Family = Literal[4, 6]
+"""The IP version, as `address.version` says it; not the number of AF_INET or AF_INET6."""
+
+Program = tuple[tuple[int, int, int, int], ...]
+"""Classic BPF: (code, jump if true, jump if false, k) for each instruction."""
+
+MAGIC: Final = b"dofo"
+RUN_OCTETS: Final = 8
+PATTERN_OCTETS: Final = 16
+LAST_PEER_NUMBER: Final = 0xFFFF
+SMALLEST_DATA: Final = 32
+"""The smallest `ping -s` that carries a whole pattern."""
+ECHO_ETHERTYPE: Final[Mapping[Family, int]] = {4: 0x0800, 6: 0x86DD}
+
+_PATTERN = struct.Struct("!4s8sHH")
+_CHECKED = PATTERN_OCTETS - 2
+_ICMP_HEADER = 8
+_PATTERN_AT = _ICMP_HEADER + 16  # behind ping's struct timeval
+_IPV4_SHORTEST, _IPV6_HEADER = 20, 40
+_IS_FRAGMENT = 0x3FFF  # more fragments, or an offset
+_ICMP, _ICMPV6 = 1, 58
+_ECHO_REQUEST: Final[Mapping[Family, int]] = {4: 0x0800, 6: 0x8000}  # type and code
+
+
+@dataclass(frozen=True, slots=True)
+class EchoRequest:
+    """An echo request of a run: from and to which address it came in here, and the peer that sent it.
+
+    `destination` is the anchor IP where DigitalOcean translated; `source` may be shared by several peers.
+    """
+
+    source: Address
+    destination: Address
+    run: bytes
+    peer_number: int
+
+
+def build_pattern(run: bytes, peer_number: int) -> bytes:
+    """Return the 16 bytes for one peer of a run. Raises ValueError unless run is 8 bytes, the number 0 to 65535."""
+    if len(run) != RUN_OCTETS or not 0 <= peer_number <= LAST_PEER_NUMBER:
+        msg = f"a pattern takes a run of {RUN_OCTETS} bytes and a peer number up to {LAST_PEER_NUMBER}"
+        raise ValueError(msg)
+    checked = _PATTERN.pack(MAGIC, run, peer_number, 0)[:_CHECKED]
+    return checked + _check(checked)
+
+
+def format_pattern(pattern: bytes) -> str:
+    """Write a pattern as the HEX of iputils' `ping -p HEX`."""
+    return pattern.hex()
+
+
+def read_echo_request(packet: bytes) -> EchoRequest | None:
+    """Read a packet from its IP header on; None when it is no whole echo request with a right pattern.
+
+    Any bytes are fine, also bytes behind the packet's end (Ethernet's padding). IPv4 options are skipped;
+    fragments are refused, and so is IPv6 with extension headers: ping sends neither. The checksums of IP
+    and ICMP are not looked at, the pattern has its own.
+    """
+    version = packet[0] >> 4 if packet else 0
+    if version == 4:  # noqa: PLR2004 - the IP version
+        return _read_ipv4(packet)
+    return _read_ipv6(packet) if version == 6 else None  # noqa: PLR2004
+
+
+def build_echo_filter(family: Family) -> Program:
+    """Return the kernel filter for a SOCK_DGRAM listener: only echo requests with the magic pass.
+
+    Offsets count from the IP header. Whatever `read_echo_request` accepts passes; run, number and check are
+    left to it.
+    """
+    magic = int.from_bytes(MAGIC)
+    accept, drop = (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)
+    if family == 4:  # noqa: PLR2004
+        return (
+            (0x28, 0, 0, 6),  # ldh flags and fragment offset
+            (0x45, 8, 0, _IS_FRAGMENT),  # jset
+            (0x30, 0, 0, 9),  # ldb protocol
+            (0x15, 0, 6, _ICMP),  # jeq
+            (0xB1, 0, 0, 0),  # ldx the header's length
+            (0x48, 0, 0, 0),  # ldh type and code
+            (0x15, 0, 3, _ECHO_REQUEST[4]),
+            (0x40, 0, 0, _PATTERN_AT),  # ld, behind the header
+            (0x15, 0, 1, magic),
+            accept,
+            drop,
+        )
+    if family != 6:  # noqa: PLR2004
+        msg = f"no IP version {family}: it is 4 or 6"
+        raise ValueError(msg)
+    return (
+        (0x30, 0, 0, 6),  # ldb next header
+        (0x15, 0, 5, _ICMPV6),
+        (0x28, 0, 0, _IPV6_HEADER),  # ldh type and code
+        (0x15, 0, 3, _ECHO_REQUEST[6]),
+        (0x20, 0, 0, _IPV6_HEADER + _PATTERN_AT),  # ld
+        (0x15, 0, 1, magic),
+        accept,
+        drop,
+    )
+
+
+def _read_ipv4(packet: bytes) -> EchoRequest | None:
+    if len(packet) < _IPV4_SHORTEST:
+        return None
+    header, length = (packet[0] & 0xF) * 4, int.from_bytes(packet[2:4])
+    fragment, protocol = int.from_bytes(packet[6:8]), packet[9]
+    if fragment & _IS_FRAGMENT or protocol != _ICMP or not _IPV4_SHORTEST <= header <= length <= len(packet):
+        return None
+    source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+    return _read_icmp(packet[header:length], 4, source, destination)
+
+
+def _read_ipv6(packet: bytes) -> EchoRequest | None:
+    end = _IPV6_HEADER + int.from_bytes(packet[4:6])
+    if not _IPV6_HEADER <= end <= len(packet) or packet[6] != _ICMPV6:
+        return None
+    source, destination = IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+    return _read_icmp(packet[_IPV6_HEADER:end], 6, source, destination)
+
+
+def _read_icmp(message: bytes, family: Family, source: Address, destination: Address) -> EchoRequest | None:
+    pattern = message[_PATTERN_AT : _PATTERN_AT + PATTERN_OCTETS]
+    if int.from_bytes(message[:2]) != _ECHO_REQUEST[family] or len(pattern) != PATTERN_OCTETS:
+        return None
+    magic, run, peer_number, _ = _PATTERN.unpack(pattern)
+    if magic != MAGIC or pattern[_CHECKED:] != _check(pattern[:_CHECKED]):
+        return None
+    return EchoRequest(source, destination, run, peer_number)
+
+
+def _check(checked: bytes) -> bytes:
+    return binascii.crc_hqx(checked, 0xFFFF).to_bytes(2)

@@ -1,0 +1,35 @@
+"""Connections to peers, kept open: the only home of asyncssh.
+
+    settings   what the configuration says about SSH, and the result of one command
+    trust      identity and known_hosts files -> asyncssh's options, shared by all peers
+    dial       a peer's name -> a connected TCP socket
+    login      that socket -> an authenticated SSH connection to a host that known_hosts vouches for
+    session    one command on such a connection: bounded output, bounded time
+    sentences  whatever went wrong -> PeerError with the operator's sentence
+    pool       PeerConnections: one connection a peer, opened once, reopened when it was cut
+
+Guarantees
+- A host key is accepted only from `known_hosts` (also hashed names and @cert-authority lines). No
+  ssh_config can change that: not with StrictHostKeyChecking, UserKnownHostsFile or ProxyJump.
+- Nothing is forwarded (agent, X11, ports), no environment is sent, no password or passphrase is
+  ever asked for.
+- Whatever a peer does ends as a PeerError of that peer: unreachable, refused, host_key, command.
+- After `PeerConnections.close()` no task and no socket is left. A name look-up that hangs in the
+  system's resolver can't be interrupted: its daemon thread ends by itself.
+
+Not guaranteed: a peer's output is text written by that machine, control characters and all.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from do_failover.ssh.pool import PeerConnections
+from do_failover.ssh.settings import CommandResult, SshSettings
+
+__all__ = ["CommandResult", "PeerConnections", "SshSettings"]
+
+# What asyncssh logs is said by our sentences already. Without a handler of its own, its warnings
+# would reach the terminal by logging's last resort; a program that wants them adds a handler.
+logging.getLogger("asyncssh").addHandler(logging.NullHandler())
+logging.getLogger("asyncssh").propagate = False

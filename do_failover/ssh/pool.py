@@ -1,0 +1,147 @@
+"""PeerConnections: one connection a peer, opened once, kept open, reopened when it was cut."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from do_failover.errors import PeerError
+from do_failover.ssh.login import Link, log_in
+from do_failover.ssh.sentences import clean, say
+from do_failover.ssh.session import NotStartedError, Runner
+from do_failover.ssh.trust import Trust
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from do_failover.model import Peer
+    from do_failover.ssh.settings import CommandResult, SshSettings
+
+_Key = tuple[str, int, str | None]
+
+
+class PeerConnections:
+    """Open connections to peers, to be used as an async context manager or ended by `close`.
+
+    Guarantees: one connection and at most one login under way for each (host, port, user); at most
+    `settings.concurrency` logins at once (a login's time-out starts when its turn comes); a failed login is forgotten,
+    so the next caller tries anew; a failure of one peer touches no other. It belongs to one event loop.
+    """
+
+    def __init__(self, settings: SshSettings) -> None:
+        """Nothing is read or opened yet."""
+        self._settings = settings
+        self._trust = Trust(settings)
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._links: dict[_Key, Link] = {}
+        self._logins: dict[_Key, asyncio.Task[Link]] = {}
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close everything."""
+        await self.close()
+
+    async def connect(self, peer: Peer) -> None:
+        """Open the peer's connection unless it is open. Raises PeerError.
+
+        A caller that is cancelled does not cancel the login: others may wait for it, and it is bounded anyway.
+        """
+        await self._obtain(peer)
+
+    async def run(
+        self, peer: Peer, command: str, *, stdin: str | None = None, timeout_s: float | None = None
+    ) -> CommandResult:
+        """Run a command line in the peer's login shell (or its forced command), connecting if needed.
+
+        The command is sent once at most: a connection found dead *before* it was sent is reopened once, one that is cut
+        afterwards is a PeerError("unreachable"). A nonzero exit is a result. `timeout_s` (default command_timeout_s)
+        bounds the command; opening its channel may take connect_timeout_s more, and so may one new login. When its time
+        is over, or stdout exceeds 64 KiB, or the caller is cancelled, sshd is told to send SIGTERM and the channel is
+        closed; the connection stays. OpenSSH sends no signal to root's commands and forced ones: bound their own time.
+        """
+        runner = Runner(peer.host, self._settings.connect_timeout_s)
+        bound = self._settings.command_timeout_s if timeout_s is None else timeout_s
+        for _ in range(2):
+            link = await self._obtain(peer)
+            try:
+                return await runner.run(link, command, (stdin or "").encode(), bound)
+            except NotStartedError:
+                await self._drop(peer, link)
+        sentence = "its connections are cut as soon as they are open: its sshd or a firewall ends them"
+        raise say(peer.host, sentence, "unreachable")
+
+    def is_connected(self, peer: Peer) -> bool:
+        """Tell whether its connection is open, as far as TCP and keepalive (45 s) have noticed."""
+        link = self._links.get(_key(peer))
+        return link is not None and link.is_open
+
+    async def close(self) -> None:
+        """End all logins and connections. Afterwards no task and no socket is left; a later use is a PeerError."""
+        self._is_closed = True
+        logins = list(self._logins.values())
+        for login in logins:
+            login.cancel()
+        if logins:
+            await asyncio.wait(logins)
+        links = list(self._links.values())
+        self._links.clear()
+        await asyncio.gather(*(link.close() for link in links))
+
+    async def _obtain(self, peer: Peer) -> Link:
+        key = _key(peer)
+        link = self._links.get(key)
+        if link is not None and link.is_open:
+            return link
+        if self._is_closed:
+            raise say(peer.host, _CLOSED, "unreachable")
+        attempt = self._logins.get(key)
+        if attempt is None:
+            attempt = self._logins[key] = asyncio.create_task(self._log_in(key, peer))
+            attempt.add_done_callback(_look_at_outcome)
+        await asyncio.wait([attempt])
+        if attempt.cancelled():
+            raise say(peer.host, _CLOSED, "unreachable")
+        error = attempt.exception()
+        if isinstance(error, PeerError):
+            raise PeerError(error.message, kind=error.kind) from error  # each waiter gets its own
+        if error is not None:  # what a broken or hostile sshd can provoke in the library's parsers (I7)
+            sentence = f"the SSH login failed in a way that has no name yet ({type(error).__name__}: {clean(str(error))})"
+            raise say(peer.host, sentence, "unreachable") from error
+        return attempt.result()
+
+    async def _log_in(self, key: _Key, peer: Peer) -> Link:
+        try:
+            async with self._slots:
+                try:
+                    trusted = self._trust.load()
+                except PeerError as error:
+                    raise say(peer.host, error.message, error.kind) from error
+                link = await log_in(peer, self._settings, trusted)
+                self._links[key] = link
+                return link
+        finally:
+            del self._logins[key]
+
+    async def _drop(self, peer: Peer, link: Link) -> None:
+        if self._links.get(_key(peer)) is link:
+            del self._links[_key(peer)]
+        await link.close()
+
+
+_CLOSED = "not connected: the connections to the peers are being closed"
+
+
+def _look_at_outcome(attempt: asyncio.Task[Link]) -> None:
+    """Keep asyncio from printing the error of a login that all its callers have left."""
+    if not attempt.cancelled():
+        attempt.exception()
+
+
+def _key(peer: Peer) -> _Key:
+    return (peer.host, peer.port, peer.user)

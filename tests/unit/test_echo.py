@@ -1,0 +1,154 @@
+"""The witness's pattern: built, found in echo requests, and found by the kernel's filter."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, UDP, IPOption_RR
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
+
+from do_failover import echo
+from do_failover.packets import attach_filter
+
+RUN = bytes(range(1, 9))
+PATTERN = echo.build_pattern(RUN, 7)
+TIMEVAL = bytes(16)
+DATA = TIMEVAL + PATTERN * 2 + PATTERN[:8]  # what iputils' ping sends with its default of 56 bytes
+SOURCE, DESTINATION = "198.18.0.101", "10.17.0.5"
+SOURCE6, DESTINATION6 = "fd00:18::101", "fd00:18::12"
+
+runs = st.binary(min_size=8, max_size=8)
+numbers = st.integers(0, 0xFFFF)
+
+
+def passes(program: echo.Program, data: bytes) -> bool:
+    """Ask the kernel whether a filter lets data through; a datagram of a Unix socket starts at offset 0."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        attach_filter(theirs, program)
+        theirs.settimeout(0)
+        ours.send(data)
+        try:
+            return theirs.recv(65535) == data
+        except BlockingIOError:
+            return False
+
+
+def request4(data: bytes = DATA, **ip: Any) -> bytes:
+    """Return an IPv4 echo request made by scapy; fields of the IP header may differ."""
+    return bytes(IP(**{"src": SOURCE, "dst": DESTINATION} | ip) / ICMP(type=8) / data)
+
+
+def request6(data: bytes = DATA, **ip: Any) -> bytes:
+    """Return an IPv6 echo request made by scapy."""
+    return bytes(IPv6(**{"src": SOURCE6, "dst": DESTINATION6} | ip) / ICMPv6EchoRequest(data=data))
+
+
+@given(run=runs, number=numbers)
+def test_a_pattern_names_its_run_and_peer_and_nothing_else(run: bytes, number: int) -> None:
+    pattern = echo.build_pattern(run, number)
+    assert len(pattern) == 16
+    assert pattern[:4] == b"dofo"
+    assert bytes.fromhex(echo.format_pattern(pattern)) == pattern
+    expected4 = echo.EchoRequest(IPv4Address(SOURCE), IPv4Address(DESTINATION), run, number)
+    expected6 = echo.EchoRequest(IPv6Address(SOURCE6), IPv6Address(DESTINATION6), run, number)
+    assert echo.read_echo_request(request4(TIMEVAL + pattern)) == expected4
+    assert echo.read_echo_request(request6(TIMEVAL + pattern)) == expected6
+
+
+@given(place=st.integers(0, 15), flip=st.integers(1, 255))
+def test_one_wrong_octet_and_it_does_not_count(place: int, flip: int) -> None:
+    wrong = bytearray(PATTERN)
+    wrong[place] ^= flip
+    assert echo.read_echo_request(request4(TIMEVAL + wrong)) is None
+    assert echo.read_echo_request(request6(TIMEVAL + wrong)) is None
+
+
+@pytest.mark.parametrize(("run", "number"), [(b"", 1), (bytes(7), 1), (bytes(9), 1), (RUN, -1), (RUN, 65536)])
+def test_a_pattern_takes_what_fits(run: bytes, number: int) -> None:
+    with pytest.raises(ValueError, match="a pattern takes"):
+        echo.build_pattern(run, number)
+
+
+def test_options_padding_and_dont_fragment_are_fine() -> None:
+    for packet in (
+        request4(options=[IPOption_RR(length=39)]),
+        request4(flags="DF"),
+        request4() + bytes(18),
+        request4(TIMEVAL + PATTERN),
+        request4(DATA + bytes(900)),
+    ):
+        found = echo.read_echo_request(packet)
+        assert found is not None
+        assert found.peer_number == 7
+        assert passes(echo.build_echo_filter(4), packet)
+    assert echo.read_echo_request(request6() + bytes(18)) is not None
+
+
+OTHERS4 = (
+    request4(flags="MF"),
+    request4(frag=3),
+    request4(proto=17),
+    bytes(IP() / ICMP(type=0) / DATA),
+    bytes(IP() / ICMP(type=8, code=1) / DATA),
+    bytes(IP() / UDP() / DATA),
+    request4(PATTERN * 2),  # ping -s below 16 has no timeval: the pattern is somewhere else
+    request4(PATTERN + TIMEVAL),
+    request4(b""),
+)
+OTHERS6 = (
+    request6(nh=17),
+    bytes(IPv6() / ICMPv6EchoReply(data=DATA)),
+    bytes(IPv6() / IPv6ExtHdrHopByHop() / ICMPv6EchoRequest(data=DATA)),
+    request6(b""),
+)
+CUT_OFF = (
+    request4(DATA[:31]),
+    request6(DATA[:31]),
+    request4()[:-1],
+    request6()[:-1],
+    request4(len=40),
+    request4(len=2000),
+    request4(ihl=4),
+    request6(plen=20),
+    request6(plen=2000),
+    request4(version=5),
+    request4(version=6),
+    b"",
+    b"E",
+    b"`",
+    request4()[:19],
+    request6()[:39],
+)
+
+
+@pytest.mark.parametrize("packet", [*OTHERS4[:6], *OTHERS4[7:], *OTHERS6, *CUT_OFF])
+def test_anything_else_is_no_echo_request_of_ours(packet: bytes) -> None:
+    assert echo.read_echo_request(packet) is None
+
+
+@pytest.mark.parametrize("packet", [*OTHERS4[:6], *OTHERS4[7:], *OTHERS6])
+def test_the_kernel_filter_drops_all_others(packet: bytes) -> None:
+    assert not passes(echo.build_echo_filter(4), packet)
+    assert not passes(echo.build_echo_filter(6), packet)
+
+
+def test_the_kernel_filter_passes_ours() -> None:
+    assert passes(echo.build_echo_filter(4), request4())
+    assert passes(echo.build_echo_filter(6), request6())
+    with pytest.raises(ValueError, match="4 or 6"):
+        echo.build_echo_filter(10)  # type: ignore[arg-type]  # AF_INET6, the likely slip
+
+
+@given(place=st.integers(0, 103), octet=st.integers(0, 255), noise=st.binary(max_size=120))
+def test_whatever_is_read_passes_the_filter_and_noise_raises_nothing(place: int, octet: int, noise: bytes) -> None:
+    echo.read_echo_request(noise)
+    for packet, family in ((bytearray(request4()), 4), (bytearray(request6()), 6)):
+        packet[place % len(packet)] = octet
+        if echo.read_echo_request(bytes(packet)) is not None:
+            assert passes(echo.build_echo_filter(4 if family == 4 else 6), bytes(packet))
