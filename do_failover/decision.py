@@ -1,0 +1,52 @@
+"""From (event, owner, what holds us back) to one Decision with a one-sentence reason. Pure: no clock, no I/O.
+
+event                          owner           decision       because
+none (a person asks)           this Droplet    already_owner
+none (a person asks)           anyone else     assign
+MASTER                         this Droplet    already_owner  the peers are still refreshed: they may be stale
+MASTER                         anyone else     assign         VRRP's word is the mandate
+MASTER_RX_LOWER_PRI            this Droplet    already_owner
+MASTER_RX_LOWER_PRI            anyone else     reassert       the other master had a lower priority
+BACKUP FAULT STOP DELETED      any             ignore         the IP is never released by us (I5)
+MASTER_PRIORITY BACKUP_PRIORITY any            ignore         a number changed, not the state
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from do_failover.model import Decision, DecisionKind, VrrpState
+
+if TYPE_CHECKING:
+    from do_failover.model import NotifyEvent
+
+
+class Unknown:
+    """The owner has not been read yet."""
+
+
+UNKNOWN: Final = Unknown()
+Owner = int | None | Unknown
+
+_LETS_GO = {VrrpState.BACKUP, VrrpState.FAULT, VrrpState.STOP, VrrpState.DELETED}
+_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
+
+
+def decide(event: NotifyEvent | None, *, owner: Owner, target: int) -> Decision:
+    """Decide what becomes of the reserved IP; `target` is the Droplet that is to own it."""
+    why = f"{event.type} {event.name} is {event.state}" if event is not None else "assigned by hand"
+    state = event.state if event is not None else None
+    if state in _LETS_GO:
+        return Decision(DecisionKind.IGNORE, f"{why}: nothing is assigned, and the reserved IP is never released")
+    if state in _PRIORITIES:
+        return Decision(DecisionKind.IGNORE, f"{why}: a priority changed, not the state")
+    if owner == target:
+        return Decision(DecisionKind.ALREADY_OWNER, f"{why}, and the API says that Droplet {target} owns the IP already")
+    kind = DecisionKind.REASSERT if state is VrrpState.MASTER_RX_LOWER_PRI else DecisionKind.ASSIGN
+    return Decision(kind, f"{why}{_describe_owner(owner)}: the reserved IP goes to Droplet {target}")
+
+
+def _describe_owner(owner: Owner) -> str:
+    if isinstance(owner, Unknown):
+        return ""
+    return ", and no Droplet owns the IP" if owner is None else f", and Droplet {owner} owns the IP"

@@ -1,0 +1,356 @@
+"""The story: one failover of one reserved IP, its steps in order under one deadline.
+
+    event -> decision -> assign -> announce -> refresh -> verify -> report
+
+What can overlap, overlaps: the peers are connected to while the API works, and each of them is
+refreshed and proven on its own (I7). `run_failover` always returns a report: an error that ends the
+story is in it. `run_rounds` tells the story again while this node is MASTER (I1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from do_failover import announce, echo, frames, refresh, verify
+from do_failover.assign import AssignApi, AssignRecord, assign_reserved_ip
+from do_failover.clock import Clock, Deadline
+from do_failover.decision import UNKNOWN, decide
+from do_failover.errors import ConfigError, DeadlineError, FailoverError, PermanentError
+from do_failover.heal import Healer, cancel_all
+from do_failover.model import (
+    DecisionKind,
+    Droplet,
+    FailoverReport,
+    Identity,
+    NotifyEvent,
+    Outcome,
+    Peer,
+    ReservedIp,
+    VrrpState,
+)
+from do_failover.report import Draft
+from do_failover.retry import Attempts, Backoff, call_with_retries, finish_or_stop, pause
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from do_failover.config import FailoverConfig
+    from do_failover.mandate import Mandate
+
+ALL_STEPS = frozenset({"assign", "announce", "refresh", "verify"})
+_CONFIRM_S = 5.0
+_ROUND_PAUSE = Backoff(first_s=1.0, most_s=30.0)
+
+
+class Api(AssignApi, Protocol):
+    """What the story needs of the API beyond the assign step."""
+
+    async def read_droplet(self, droplet_id: int, timeout_s: float) -> Droplet:
+        """GET one Droplet."""
+        ...
+
+
+class Link(announce.Link, Protocol):
+    """One interface of this machine, open for frames and for listening."""
+
+    def listen(self, ethertype: int, program: frames.Program, note: Callable[[bytes], None], *, is_raw: bool = False) -> None:
+        """Call `note` with each packet (`is_raw`: frame) that the filter lets through."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The outside, as the story meets it. A test hands in its own."""
+
+    clock: Clock
+    api: Api
+    read_identity: Callable[[], Awaitable[Identity]]
+    open_link: Callable[[], AbstractAsyncContextManager[Link]]
+    open_peers: Callable[[], AbstractAsyncContextManager[refresh.PeerShell]]
+    is_on_link: Callable[[str], Awaitable[bool]]
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for: one entry of the configuration, and how much of the story."""
+
+    entry: FailoverConfig
+    peers: tuple[Peer, ...]
+    run: bytes
+    id: str
+    at: str
+    node: str
+    heard_at: float
+    event: NotifyEvent | None = None
+    to_droplet: int | None = None
+    steps: frozenset[str] = ALL_STEPS
+    round: int = 1
+    warnings: tuple[str, ...] = ()
+
+
+async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe: Callable[..., None]) -> FailoverReport:
+    """Tell the story once, and return its report. Never raises a FailoverError."""
+    draft = _start_draft(request, edges, observe)
+    story = _Story(request, edges, mandate, draft)
+    try:
+        await story.tell()
+    except FailoverError as error:
+        draft.error = error
+    draft.peers = tuple(verify.judge_peer(evidence, request.entry.reserved_ip) for evidence in story.evidence)
+    return draft.finish()
+
+
+async def run_rounds(
+    make_request: Callable[[int], Request],
+    edges: Edges,
+    mandate: Mandate,
+    observe: Callable[..., None],
+    keep: Callable[[FailoverReport], None],
+) -> FailoverReport:
+    """Tell the story round after round until the IP is ours, the mandate ends, or trying is pointless.
+
+    `keep` gets the report of every round. Only an own MASTER event has more than one round: a person
+    reads the report and decides, and an IP that was taken from us is not taken back here (I6).
+    """
+    number = 1
+    while True:
+        request = make_request(number)
+        report = await run_failover(request, edges, mandate, observe)
+        keep(report)
+        if mandate.is_revoked or not _may_try_again(request, report):
+            return report
+        await pause(_ROUND_PAUSE.wait_s(number), clock=edges.clock, mandate=mandate)
+        if mandate.is_revoked:
+            return report
+        number += 1
+
+
+def _may_try_again(request: Request, report: FailoverReport) -> bool:
+    is_master = request.event is not None and request.event.state is VrrpState.MASTER
+    pointless = {"configuration", "owner_changed"}
+    return is_master and report.outcome is Outcome.FAILED and report.error is not None and report.error.kind not in pointless
+
+
+def _start_draft(request: Request, edges: Edges, observe: Callable[..., None]) -> Draft:
+    return Draft(
+        clock=edges.clock,
+        heard_at=request.heard_at,
+        id=request.id,
+        at=request.at,
+        node=request.node,
+        reserved_ip=request.entry.reserved_ip,
+        instance=request.entry.vrrp_name,
+        event=request.event,
+        round=request.round,
+        observe=observe,
+        warnings=list(request.warnings),
+    )
+
+
+class _Story:
+    """One run of the story; each method is one step, in the order of the file."""
+
+    def __init__(self, request: Request, edges: Edges, mandate: Mandate, draft: Draft) -> None:
+        self.request, self.edges, self.mandate, self.draft = request, edges, mandate, draft
+        self.address = request.entry.reserved_ip
+        self.deadline = Deadline.after(edges.clock, request.entry.deadline_s)
+        self.evidence = [verify.PeerEvidence(peer, is_asked=False) for peer in request.peers]
+        self.identity = Identity()
+        self.target = request.to_droplet or 0
+        self.public: str | None = None
+        self.region: str | None = None
+        self.witness = verify.Witness(request.run)
+        self.announcer: announce.Announcer | None = None
+        self.shell: refresh.PeerShell
+        self.looks: dict[Peer, asyncio.Task[refresh.PeerView]] = {}
+
+    async def tell(self) -> None:
+        """Take steps 2 to 6."""
+        self.mandate.check()
+        self.draft.decision = decide(self.request.event, owner=UNKNOWN, target=self.target)
+        if self.draft.decision.kind is DecisionKind.IGNORE:
+            return
+        async with AsyncExitStack() as stack:
+            await self.identify()
+            await self.start_looking(stack)
+            reserved = await self.assign()
+            self.mandate.check()
+            if reserved.droplet_id == self.identity.droplet_id:
+                await self.open_link(stack)
+            await self.announce_refresh_verify(reserved)
+            await self.confirm_owner()
+
+    async def identify(self) -> None:
+        """Learn who this Droplet is; needed unless the IP goes to another one."""
+        attempts = Attempts()
+        with self.draft.stage("identify") as stage:
+            try:
+                self.identity = await call_with_retries(
+                    self.edges.read_identity,
+                    deadline=self.deadline.no_later_than(0.0) if self.request.to_droplet else self.deadline,
+                    mandate=self.mandate,
+                    backoff=self.edges.backoff,
+                    attempts=attempts,
+                )
+            except FailoverError:
+                if self.request.to_droplet is None or self.mandate.is_revoked:
+                    raise
+            stage.attempts = max(1, attempts.count)
+            self.draft.droplet_id = self.identity.droplet_id
+            self.target = self.request.to_droplet or _require_droplet_id(self.identity)
+            self.region = await self.find_region()
+            stage.detail = f"this is Droplet {self.identity.droplet_id} in {self.identity.region}"
+        is_v6 = ":" in self.address
+        self.public = self.identity.public_address_v6 if is_v6 else self.identity.public_address
+
+    async def find_region(self) -> str | None:
+        """Return the target's region: this Droplet's own, or what the API says of another one."""
+        if self.target == self.identity.droplet_id:
+            return self.identity.region
+        found = await call_with_retries(
+            lambda: self.edges.api.read_droplet(self.target, max(0.5, self.deadline.remaining_s())),
+            deadline=self.deadline,
+            mandate=self.mandate,
+            backoff=self.edges.backoff,
+        )
+        return found.region
+
+    async def start_looking(self, stack: AsyncExitStack) -> None:
+        """Connect to the peers and ask for their routes while the API works."""
+        if not self.request.peers or not self.request.steps & {"refresh", "verify"}:
+            return
+        # A public address is known beforehand only when the IP comes to this Droplet.
+        public = self.public if self.target == self.identity.droplet_id else None
+        self.shell = await stack.enter_async_context(self.edges.open_peers())
+        looking = {peer: asyncio.create_task(refresh.look_at_peer(self.shell, peer, public, self.address)) for peer in self.request.peers}
+        stack.push_async_callback(cancel_all, looking.values())
+        self.looks = looking
+
+    async def assign(self) -> ReservedIp:
+        """Make the target the owner; or, for a single step, only make sure that this Droplet is."""
+        record = AssignRecord()
+        with self.draft.stage("assign" if "assign" in self.request.steps else "owner") as stage:
+            try:
+                if "assign" in self.request.steps:
+                    reserved = await self._assign(record)
+                else:
+                    reserved = await self.read_owner(self.deadline)
+                    record.before = reserved
+                    announce.check_ownership(reserved, self.target)
+            finally:
+                stage.attempts = max(1, record.attempts.count)
+                stage.detail = record.describe()
+                self.draft.owner_before = record.before.droplet_id if record.before is not None else None
+                self.draft.owner_after = record.owner
+                if record.before is not None:
+                    owner = record.before.droplet_id
+                    self.draft.decision = decide(self.request.event, owner=owner, target=self.target)
+        return reserved
+
+    async def _assign(self, record: AssignRecord) -> ReservedIp:
+        return await assign_reserved_ip(
+            self.edges.api,
+            address=self.address,
+            target=self.target,
+            region=self.region,
+            deadline=self.deadline,
+            mandate=self.mandate,
+            backoff=self.edges.backoff,
+            record=record,
+        )
+
+    async def read_owner(self, deadline: Deadline) -> ReservedIp:
+        """Read the reserved IP, by the one retry policy."""
+        return await call_with_retries(
+            lambda: self.edges.api.read_reserved_ip(self.address, max(0.5, deadline.remaining_s())),
+            deadline=deadline,
+            mandate=self.mandate,
+            backoff=self.edges.backoff,
+        )
+
+    async def open_link(self, stack: AsyncExitStack) -> None:
+        """Open the interface for the announcements and for the witness: the IP is here.
+
+        The IP has moved by now: without the right to do this, the peers are refreshed all the same.
+        """
+        family: echo.Family = 6 if ":" in self.address else 4
+        try:
+            link = await stack.enter_async_context(self.edges.open_link())
+            link.listen(echo.ECHO_ETHERTYPE[family], echo.build_echo_filter(family), self.witness.note_packet)
+            announcer = announce.Announcer(link, self.mandate, tuple(filter(None, [self.public])))
+            answers = frames.build_acknowledgement_filter(family, link.lladdr)
+            note = announcer.note_acknowledgement
+            link.listen(frames.ACKNOWLEDGEMENT_ETHERTYPE[family], answers, note, is_raw=True)
+        except PermanentError as error:
+            if "assign" not in self.request.steps:
+                raise
+            self.draft.warnings.append(f"nothing is announced, and no peer can be proven healed: {error.message}")
+            return
+        self.witness.not_to = self.public
+        self.announcer = announcer
+        if "announce" in self.request.steps and await self.edges.is_on_link(self.address):
+            announcer.include(self.address)
+
+    async def announce_refresh_verify(self, reserved: ReservedIp) -> None:
+        """Announce, and beside it refresh and prove each peer. Ends early when the mandate or the time does."""
+        if self.target != self.identity.droplet_id or self.public is None:
+            self.public = reserved.owner_public_address
+        work = [asyncio.create_task(self._announce())] if "announce" in self.request.steps else []
+        if self.looks:
+            healer = self._make_healer()
+            work += [asyncio.create_task(healer.heal(evidence, self.looks[evidence.peer])) for evidence in self.evidence]
+        with self.draft.stage("heal") as stage:
+            is_whole = await finish_or_stop(work, deadline=self.deadline, mandate=self.mandate)
+            seen = sum(evidence.is_witnessed for evidence in self.evidence)
+            sent = self.announcer.sent if self.announcer is not None else 0
+            stage.detail = f"{sent} frames sent; {seen} of {len(self.looks)} peers seen"
+            if not is_whole:
+                self.mandate.check()
+                self.draft.warnings.append("the deadline passed before every peer was refreshed")
+
+    def _make_healer(self) -> Healer:
+        return Healer(
+            clock=self.edges.clock,
+            shell=self.shell,
+            witness=self.witness,
+            announcer=self.announcer if "announce" in self.request.steps else None,
+            lladdr=self.announcer.link.lladdr if self.announcer is not None else None,
+            address=self.address,
+            public=self.public,
+            can_prove=self.announcer is not None and "verify" in self.request.steps,
+            is_public_pinged="refresh" in self.request.steps,
+        )
+
+    async def _announce(self) -> None:
+        if self.announcer is not None:
+            entry = self.request.entry
+            await self.announcer.announce(self.edges.clock, repeat=entry.garp_repeat, interval_s=entry.garp_interval_s)
+
+    async def confirm_owner(self) -> None:
+        """Read the owner once more: what was proven counts only while the IP is still there."""
+        try:
+            with self.draft.stage("confirm") as stage:
+                reserved = await self.read_owner(self.deadline.no_later_than(_CONFIRM_S))
+                stage.detail = f"owner is Droplet {reserved.droplet_id}"
+        except DeadlineError as error:
+            self.draft.warnings.append(f"the owner could not be read again at the end: {error.message}")
+            return
+        self.draft.owner_after = reserved.droplet_id
+        if reserved.droplet_id != self.target:
+            msg = (
+                f"the owner changed to {reserved.droplet_id} while the peers were refreshed: somebody moved "
+                f"{self.address}; it is not taken back without a new VRRP event"
+            )
+            raise PermanentError(msg, kind="owner_changed")
+
+
+def _require_droplet_id(identity: Identity) -> int:
+    if identity.droplet_id is None:
+        msg = "the metadata service names no Droplet id, and digitalocean.droplet_id is not set: this Droplet is unknown"
+        raise ConfigError(msg)
+    return identity.droplet_id

@@ -1,0 +1,134 @@
+"""Step 6: the proof. What arrived here, what the peers' kernels say, and what both mean.
+
+The witness listens on this machine for the echo requests that the peers sent to the reserved IP,
+each with the pattern of this run and this peer. Only an arrival proves that peer's path (I7, facts.md:
+an old owner whose kernel still answers makes every other sign look healthy).
+
+    evidence                                                   outcome
+    the peer's echo request arrived here                       healed
+    no SSH: not reachable / key or host key refused            unreachable / refused
+    nothing can be witnessed here (the owner is elsewhere)     unproven
+    a reserved IP on its link, and its entry names another     stale
+    the reserved IP answered, yet nothing arrived here         stale     somebody else answers: the old owner
+    it can ping this Droplet, but not the reserved IP          stale
+    else: no ping came through at all, ICMP may be filtered    unproven
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from do_failover import echo
+from do_failover.model import Neighbour, Peer, PeerOutcome, PeerResult
+
+if TYPE_CHECKING:
+    from do_failover.errors import PeerError
+
+
+@dataclass(slots=True)
+class Witness:
+    """Collects the arrivals of one run."""
+
+    run: bytes
+    not_to: str | None = None
+    arrivals: dict[int, str] = field(default_factory=dict)
+    _waiting: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    def note_packet(self, packet: bytes) -> None:
+        """Take a packet from the wire; what is not an echo request of this run is ignored.
+
+        An echo request to this Droplet's own public address (`not_to`) proves nothing about the reserved IP.
+        """
+        request = echo.read_echo_request(packet)
+        if request is None or request.run != self.run or str(request.destination) == self.not_to:
+            return
+        self.arrivals.setdefault(request.peer_number, str(request.source))
+        self._event(request.peer_number).set()
+
+    async def wait_for(self, peer: Peer) -> None:
+        """Return as soon as this peer's echo request has arrived."""
+        await self._event(peer.number).wait()
+
+    def has_seen(self, peer: Peer) -> bool:
+        """Tell whether this peer's echo request has arrived."""
+        return peer.number in self.arrivals
+
+    def _event(self, number: int) -> asyncio.Event:
+        return self._waiting.setdefault(number, asyncio.Event())
+
+
+@dataclass(slots=True)
+class PeerEvidence:
+    """Everything that is known of one peer in this run; it grows as the steps go."""
+
+    peer: Peer
+    is_asked: bool = True
+    can_be_witnessed: bool = True
+    is_witnessed: bool = False
+    on_link: bool | None = None
+    neighbour: Neighbour | None = None
+    expected_lladdr: str | None = None
+    acknowledged: bool | None = None
+    public_answered: bool | None = None
+    reserved_answered: bool | None = None
+    attempts: int = 0
+    duration_s: float = 0.0
+    error: PeerError | None = None
+
+
+def judge_peer(evidence: PeerEvidence, reserved_ip: str) -> PeerResult:
+    """Return the peer's row: the table above, first match wins."""
+    outcome, sentence = _judge(evidence, reserved_ip)
+    return PeerResult(
+        host=evidence.peer.host,
+        outcome=outcome,
+        on_link=evidence.on_link,
+        neighbour=evidence.neighbour,
+        acknowledged=evidence.acknowledged,
+        witnessed=evidence.is_witnessed,
+        duration_s=round(evidence.duration_s, 4),
+        attempts=evidence.attempts,
+        error=sentence,
+    )
+
+
+def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str | None]:
+    if evidence.is_witnessed:
+        return PeerOutcome.HEALED, None
+    if not evidence.is_asked:
+        return PeerOutcome.SKIPPED, None
+    error = evidence.error
+    if error is not None and error.kind != "command":
+        outcome = PeerOutcome.UNREACHABLE if error.kind == "unreachable" else PeerOutcome.REFUSED
+        return outcome, error.message
+    if not evidence.can_be_witnessed:
+        return PeerOutcome.UNPROVEN, "the owner is another Droplet: its arrivals can't be witnessed from here"
+    if _has_foreign_entry(evidence, reserved_ip):
+        entry = evidence.neighbour
+        held = entry.lladdr if entry is not None else None
+        kind = " (permanent: remove it on the peer)" if entry is not None and entry.nud == "PERMANENT" else ""
+        return PeerOutcome.STALE, f"its neighbour entry of {reserved_ip} names {held}{kind}, not this Droplet"
+    if evidence.reserved_answered:
+        return PeerOutcome.STALE, f"{reserved_ip} answers it, but its echo requests don't arrive here: the old owner answers"
+    if evidence.public_answered:
+        return PeerOutcome.STALE, f"it reaches this Droplet, but its echo requests to {reserved_ip} don't arrive here"
+    if error is not None:
+        return PeerOutcome.UNPROVEN, error.message
+    return (
+        PeerOutcome.UNPROVEN,
+        f"none of its echo requests arrived here; is ICMP filtered, or ping not permitted there? ({reserved_ip})",
+    )
+
+
+def _has_foreign_entry(evidence: PeerEvidence, reserved_ip: str) -> bool:
+    entry = evidence.neighbour
+    return (
+        bool(evidence.on_link)
+        and entry is not None
+        and entry.address == reserved_ip
+        and entry.lladdr is not None
+        and evidence.expected_lladdr is not None
+        and entry.lladdr.lower() != evidence.expected_lladdr.lower()
+    )
