@@ -1,0 +1,104 @@
+"""The command line: one file a group of commands, exit codes, and the only home of click and rich.
+
+__init__   the root command, lazily loading the others; errors become exit codes
+options    what all commands share: -c, -o, -n, -v
+output     stdout is the result, stderr the log; colours on a terminal only
+wiring     the edges, built from the configuration
+story      runs a failover under signals, with live progress
+notify     keepalived's hook
+by_hand    assign, announce, refresh, verify
+plan       --dry-run: every call and frame, nothing sent
+config     config check
+lab        the rehearsal region
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from do_failover import __version__
+from do_failover.cli.output import print_failure
+from do_failover.errors import ConfigError, FailoverError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Help order; each command's module is imported only when that command runs.
+COMMANDS = {
+    "notify": ("do_failover.cli.notify", "keepalived's hook: its four arguments, unchanged."),
+    "assign": ("do_failover.cli.by_hand", "The whole story by hand: move the reserved IP, heal the peers, prove it."),
+    "announce": ("do_failover.cli.by_hand", "Announce this Droplet's addresses on its link, again."),
+    "refresh": ("do_failover.cli.by_hand", "Make the peers ping this Droplet, and prove that they reach it."),
+    "verify": ("do_failover.cli.by_hand", "Prove, peer by peer, that they reach the reserved IP here."),
+    "config": ("do_failover.cli.config", "Check the configuration: all problems at once."),
+    "lab": ("do_failover.cli.lab", "The rehearsal region: a whole failover on real parts, on this machine."),
+}
+EXIT_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands' names and summaries, and imports a command only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        found = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return found if isinstance(found, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: do-failover assign 203.0.113.47 --dry-run",
+)
+@click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration (default: /etc/do-failover/config.toml).")
+@click.version_option(__version__, prog_name="do-failover", message="%(prog)s %(version)s")
+@click.pass_context
+def root(context: click.Context, config_path: str | None) -> None:
+    """Move a DigitalOcean reserved IP (floating IP) with keepalived, make every peer notice, and prove it."""
+    context.obj = config_path
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every expected error becomes one clear message."""
+    wants_json = _wants_json(arguments)
+    try:
+        code = root.main(list(arguments), prog_name="do-failover", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_failure("interrupted", "interrupted", EXIT_INTERRUPTED, wants_json=wants_json)
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        hint = f" (see {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        print_failure("usage", error.format_message() + hint, error.exit_code, wants_json=wants_json)
+        return error.exit_code
+    except ConfigError as error:
+        print_failure(error.kind, "\n".join(error.problems), error.exit_code, wants_json=wants_json)
+        return error.exit_code
+    except FailoverError as error:
+        print_failure(error.kind, error.message, error.exit_code, error.request_id, wants_json=wants_json)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output is gone: nobody to tell
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Tell whether JSON was asked for, also where the arguments can't be parsed."""
+    joined = " ".join(arguments)
+    if any(form in joined for form in ("-o json", "--output json", "--output=json", "-ojson")):
+        return True
+    return os.environ.get("DO_FAILOVER_OUTPUT") == "json" and "-o text" not in joined
