@@ -1,0 +1,113 @@
+"""The text of every file that a node finds under /run/lab. Pure.
+
+Nodes see these paths; the load balancers' configuration is what an operator would write.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from do_failover.lab import plan as p
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from do_failover.lab.plan import Host, Plan
+
+USER = "do-failover"
+UID = 990
+HISTORY = "lab/history"
+"""Where a load balancer keeps its reports, below its /run."""
+
+SHADOW = f"root:*:20000:0:99999:7:::\nsshd:*:20000::::::\n{USER}:*:20000:0:99999:7:::\n"
+"""`*` and not `!`: OpenSSH refuses a locked account even to a key. No hash of the host's comes in here."""
+
+
+def passwd(of_host: str) -> str:
+    """Return the host's accounts (daemons look theirs up) and the lab's own."""
+    return _without_user(of_host) + f"{USER}:x:{UID}:{UID}::/run/home:/bin/sh\n"
+
+
+def group(of_host: str) -> str:
+    """Return the host's groups and the lab's own."""
+    return _without_user(of_host) + f"{USER}:x:{UID}:\n"
+
+
+def _without_user(text: str) -> str:
+    return "".join(f"{line}\n" for line in text.splitlines() if not line.startswith(f"{USER}:"))
+
+
+def hosts(plan: Plan) -> str:
+    """/etc/hosts: names by which the load balancers reach peers, on the private network."""
+    lines = [f"{host.private}\t{host.name}\n" for host in plan.droplets]
+    return "127.0.0.1\tlocalhost\n" + "".join(lines)
+
+
+def haproxy_cfg(host: Host) -> str:
+    """Configure a HAProxy that says who it is."""
+    return (
+        "global\n    maxconn 2000\n"
+        "defaults\n    mode http\n    timeout connect 2s\n    timeout client 5s\n    timeout server 5s\n"
+        "frontend who\n    bind *:80\n"
+        f'    http-request return status 200 content-type text/plain string "{host.name}\\n"\n'
+    )
+
+
+def sshd_config(host: Host) -> str:
+    """Configure a stock sshd for one unprivileged user, by key only."""
+    return (
+        f"Port 22\nListenAddress {host.private}\nHostKey /run/lab/host_key\nPidFile none\n"
+        f"AllowUsers {USER}\nPermitRootLogin no\nAuthorizedKeysFile /run/lab/authorized_keys\nStrictModes no\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nUseDNS no\nPrintMotd no\n"
+    )
+
+
+def known_hosts(plan: Plan, host_keys: Mapping[str, str]) -> str:
+    """All peers' host keys, under name and private address."""
+    return "".join(f"{peer.name},{peer.private} {host_keys[peer.name]}\n" for peer in plan.peers)
+
+
+def peers(plan: Plan) -> str:
+    """Write the fan-out list."""
+    return "# made by the lab\n" + "".join(f"{peer.name}\n" for peer in plan.peers)
+
+
+def config_toml(plan: Plan) -> str:
+    """do-failover's own configuration, as an operator would write it, with the history where the lab looks for it."""
+    return f"""\
+[digitalocean]
+token_file   = "/run/lab/token"
+api_url      = "{p.API_URL}"
+metadata_url = "{p.METADATA_URL}"
+ca_file      = "/run/lab/ca.pem"
+
+[[failover]]
+reserved_ip = "{plan.reserved_ip}"
+instance    = "{p.INSTANCE}"
+interface   = "eth0"
+deadline_s  = 30
+
+[peers]
+file              = "/run/lab/peers"
+user              = "{USER}"
+identity_file     = "/run/lab/identity"
+known_hosts       = "/run/lab/known_hosts"
+connect_timeout_s = 3
+
+[paths]
+run_dir     = "/run/do-failover"
+history_dir = "/run/{HISTORY}"
+"""
+
+
+def notify_with_tool(python: str) -> str:
+    """Write the hook that keepalived calls: the tool, with keepalived's arguments unchanged."""
+    command = f"{shlex.quote(python)} -m do_failover -c /run/lab/config.toml notify"
+    return f'#!/bin/sh\nexec {command} "$@" >> /run/log/notify 2>&1\n'
+
+
+def notify_without_tool(python: str, script: str, plan: Plan) -> str:
+    """Write the control's hook: a script that only moves the IP, as tutorials do."""
+    command = shlex.join([python, script, p.API_URL, p.METADATA_URL, plan.reserved_ip])
+    return f'#!/bin/sh\n[ "$3" = MASTER ] || exit 0\nexec {command} >> /run/log/notify 2>&1\n'

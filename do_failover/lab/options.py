@@ -1,0 +1,71 @@
+"""What a lab is asked to be: the two faults, the three deaths, and the options of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+MAX_PEERS = 1000
+"""A Linux bridge takes 1023 ports, and two belong to the load balancers."""
+
+
+class Fault(StrEnum):
+    """How a peer's link-layer state goes stale (architecture.md, "The lab")."""
+
+    FABRIC = "fabric"
+    ON_LINK = "on-link"
+
+
+class Kill(StrEnum):
+    """How lb1 dies: its service, its VRRP daemon, or all of it."""
+
+    HAPROXY = "haproxy"
+    KEEPALIVED = "keepalived"
+    NODE = "node"
+
+
+class Mode(StrEnum):
+    """`run` plays the scenario and ends, `keep` plays it and stays, `up` only stands."""
+
+    RUN = "run"
+    KEEP = "keep"
+    UP = "up"
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """The options of one lab. Durations are seconds; `watch_s` None means the scenario's own default.
+
+    `logs` is a directory of the host (not below /run, which the lab hides), or empty.
+    """
+
+    peers: int = 5
+    fault: Fault = Fault.FABRIC
+    kill: Kill = Kill.HAPROXY
+    with_tool: bool = True
+    action_time_s: float = 1.5
+    watch_s: float | None = None
+    mode: Mode = Mode.RUN
+    logs: str = ""
+
+    @property
+    def effective_watch_s(self) -> float:
+        """How long a run waits for its end: with the tool at most, in a control exactly, after the client recovered."""
+        if self.watch_s is not None:
+            return self.watch_s
+        return 60.0 if self.with_tool else 10.0
+
+    def to_json(self) -> str:
+        """Write the options as one line, for the inner process's argv."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        raw: dict[str, Any] = json.loads(text)
+        return cls(
+            **{**raw, "fault": Fault(raw["fault"]), "kill": Kill(raw["kill"]), "mode": Mode(raw["mode"])},
+        )

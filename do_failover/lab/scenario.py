@@ -1,0 +1,89 @@
+"""The story of `lab run`: lb1 dies, keepalived elects lb2, the reserved IP moves; who reaches it, and since when.
+
+With the tool the watch ends when every source is served and lb2's report is there (or at the limit). The
+control is watched for a fixed time after its client recovered.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from do_failover.lab.options import Kill
+from do_failover.lab.poll import comes_true, until
+from do_failover.lab.result import problems_of
+
+if TYPE_CHECKING:
+    from do_failover.lab.rehearsal import Rehearsal
+
+_REPORT_LIMIT_S = 60.0
+_CLIENT_LIMIT_S = 60.0
+
+
+async def play(lab: Rehearsal) -> dict[str, Any]:
+    """Kill lb1 and watch to the end; the result is what `lab run -o json` prints."""
+    if lab.options.with_tool:
+        await until(lambda: bool(lab.reports("lb1")), "lb1's do-failover wrote no report of its start", limit_s=_REPORT_LIMIT_S)
+    killed_at = await _kill(lab)
+    if lab.options.with_tool:
+        await _watch_with_tool(lab)
+    else:
+        await _watch_control(lab)
+    ended_at = time.monotonic()
+    await lab.meter.stop()
+    lab.timeline.flush()
+    return result_of(lab, killed_at, ended_at)
+
+
+def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, Any]:
+    """Sum up: the contract's keys, then the timeline and what was not well."""
+    new_master = lab.plan.balancers[1].name
+    reports = lab.reports(new_master)
+    result: dict[str, Any] = {
+        "schema": 1,
+        "fault": str(lab.options.fault),
+        "kill": str(lab.options.kill),
+        "with_tool": lab.options.with_tool,
+        "peers": lab.options.peers,
+        "report": reports[-1] if reports else None,
+        "outage_s": {name: service.outage_s(new_master, killed_at, ended_at) for name, service in lab.meter.services.items()},
+        "cut_off_at_end": lab.meter.not_answered_by(new_master),
+        "watched_s": round(ended_at - killed_at, 3),
+        "owner": lab.owner.name if lab.owner else None,
+        "timeline": sorted(lab.timeline.entries, key=lambda entry: entry["t"]),
+        "unknown_requests": lab.unknown_requests,
+    }
+    return {**result, "problems": problems_of(result)}
+
+
+async def _kill(lab: Rehearsal) -> float:
+    """Kill what the options say on lb1; the moment is the timeline's zero."""
+    if lab.options.kill is Kill.NODE:
+        killed_at = lab.timeline.kill_now("lb1", "node killed")
+        await lab.kill_node("lb1")
+        return killed_at
+    killed_at = lab.timeline.kill_now("lb1", f"{lab.options.kill} killed")
+    await lab.services.kill("lb1", str(lab.options.kill))
+    return killed_at
+
+
+async def _watch_with_tool(lab: Rehearsal) -> None:
+    shown: set[str] = set()
+
+    def is_over() -> bool:
+        for report in lab.reports("lb2"):
+            if report["id"] not in shown:
+                shown.add(report["id"])
+                lab.timeline.add("lb2", f"report: {report['outcome']}")
+        return bool(lab.unknown_requests) or (bool(shown) and not lab.meter.not_answered_by("lb2"))
+
+    await comes_true(is_over, limit_s=lab.options.effective_watch_s)
+
+
+async def _watch_control(lab: Rehearsal) -> None:
+    client = lab.plan.client.name
+    if await comes_true(lambda: client in lab.meter.answered_by("lb2"), limit_s=_CLIENT_LIMIT_S):
+        await comes_true(
+            lambda: bool(lab.unknown_requests) or not lab.meter.not_answered_by("lb2"),
+            limit_s=lab.options.effective_watch_s,
+        )
