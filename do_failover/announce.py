@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from do_failover import frames
-from do_failover.errors import NotOwnerError
+from do_failover.errors import FailoverError, NotOwnerError
 from do_failover.retry import pause
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Announcer:
     mandate: Mandate
     addresses: tuple[str, ...]
     sent: int = 0
+    trouble: str | None = None
     acknowledged: set[str] = field(default_factory=set)
 
     async def announce(self, clock: Clock, *, repeat: int, interval_s: float) -> None:
@@ -76,8 +77,13 @@ class Announcer:
             self.acknowledged.add(str(answer.peer))
 
     def _send(self, frame: bytes) -> None:
-        if not self.mandate.is_revoked:
+        if self.mandate.is_revoked:
+            return
+        try:
             self.link.send(frame)
+        except FailoverError as error:
+            self.trouble = error.message  # the peers are refreshed all the same
+        else:
             self.sent += 1
 
 

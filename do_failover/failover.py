@@ -297,21 +297,54 @@ class _Story:
             announcer.include(self.address)
 
     async def announce_refresh_verify(self, reserved: ReservedIp) -> None:
-        """Announce, and beside it refresh and prove each peer. Ends early when the mandate or the time does."""
+        """Announce, and beside it refresh and prove each peer; at the end, the owner once more.
+
+        Ends early when the mandate or the time does.
+        """
         if self.target != self.identity.droplet_id or self.public is None:
             self.public = reserved.owner_public_address
-        work = [asyncio.create_task(self._announce())] if "announce" in self.request.steps else []
+        work = [self._announce()] if self.announcer is not None and "announce" in self.request.steps else []
         if self.looks:
-            healer = self._make_healer()
-            work += [asyncio.create_task(healer.heal(evidence, self.looks[evidence.peer])) for evidence in self.evidence]
-        with self.draft.stage("heal") as stage:
-            is_whole = await finish_or_stop(work, deadline=self.deadline, mandate=self.mandate)
-            seen = sum(evidence.is_witnessed for evidence in self.evidence)
-            sent = self.announcer.sent if self.announcer is not None else 0
-            stage.detail = f"{sent} frames sent; {seen} of {len(self.looks)} peers seen"
-            if not is_whole:
-                self.mandate.check()
-                self.draft.warnings.append("the deadline passed before every peer was refreshed")
+            work.append(self._refresh())
+        with self.draft.stage("verify") as stage:
+            try:
+                tasks = [asyncio.create_task(step) for step in work]
+                if not await finish_or_stop(tasks, deadline=self.deadline, mandate=self.mandate):
+                    self.mandate.check()
+                    self.draft.warnings.append("the deadline passed before every peer was refreshed")
+                await self.confirm_owner()
+            finally:
+                stage.detail = self._describe_proof()
+
+    async def _announce(self) -> None:
+        announcer, entry = self.announcer, self.request.entry
+        if announcer is None:
+            return
+        with self.draft.stage("announce") as stage:
+            try:
+                await announcer.announce(self.edges.clock, repeat=entry.garp_repeat, interval_s=entry.garp_interval_s)
+            finally:
+                stage.detail = f"{announcer.sent} frames so far, for {', '.join(announcer.addresses)}"
+                if announcer.trouble is not None:
+                    self.draft.warnings.append(f"not everything could be announced: {announcer.trouble}")
+
+    async def _refresh(self) -> None:
+        """Heal all peers side by side; cancelled, it cancels them."""
+        healer = self._make_healer()
+        with self.draft.stage("refresh") as stage:
+            try:
+                await asyncio.gather(*(healer.heal(evidence, self.looks[evidence.peer]) for evidence in self.evidence))
+            finally:
+                reached = sum(evidence.attempts > 0 for evidence in self.evidence)
+                stage.detail = f"{reached} of {len(self.evidence)} peers were made to ping {self.public or 'nothing'} and {self.address}"
+
+    def _describe_proof(self) -> str:
+        owner = f"owner is {_name(self.draft.owner_after)}"
+        if not self.looks:
+            return f"{owner}; no peer was asked"
+        seen = sum(evidence.is_witnessed for evidence in self.evidence)
+        acknowledged = sum(bool(evidence.acknowledged) for evidence in self.evidence)
+        return f"{owner}; echo requests of {seen} of {len(self.evidence)} peers arrived here; {acknowledged} acknowledged"
 
     def _make_healer(self) -> Healer:
         return Healer(
@@ -326,24 +359,17 @@ class _Story:
             is_public_pinged="refresh" in self.request.steps,
         )
 
-    async def _announce(self) -> None:
-        if self.announcer is not None:
-            entry = self.request.entry
-            await self.announcer.announce(self.edges.clock, repeat=entry.garp_repeat, interval_s=entry.garp_interval_s)
-
     async def confirm_owner(self) -> None:
         """Read the owner once more: what was proven counts only while the IP is still there."""
         try:
-            with self.draft.stage("confirm") as stage:
-                reserved = await self.read_owner(self.deadline.no_later_than(_CONFIRM_S))
-                stage.detail = f"owner is Droplet {reserved.droplet_id}"
-        except DeadlineError as error:
+            reserved = await self.read_owner(self.deadline.no_later_than(_CONFIRM_S))
+        except (DeadlineError, PermanentError) as error:
             self.draft.warnings.append(f"the owner could not be read again at the end: {error.message}")
             return
         self.draft.owner_after = reserved.droplet_id
         if reserved.droplet_id != self.target:
             msg = (
-                f"the owner changed to {reserved.droplet_id} while the peers were refreshed: somebody moved "
+                f"the owner changed to {_name(reserved.droplet_id)} while the peers were refreshed: somebody moved "
                 f"{self.address}; it is not taken back without a new VRRP event"
             )
             raise PermanentError(msg, kind="owner_changed")
@@ -354,3 +380,7 @@ def _require_droplet_id(identity: Identity) -> int:
         msg = "the metadata service names no Droplet id, and digitalocean.droplet_id is not set: this Droplet is unknown"
         raise ConfigError(msg)
     return identity.droplet_id
+
+
+def _name(droplet_id: int | None) -> str:
+    return "no Droplet" if droplet_id is None else f"Droplet {droplet_id}"

@@ -52,7 +52,7 @@ class Healer:
             for evidence.attempts in range(1, _TRIES + 1):
                 self._announce_to(evidence)
                 await self._refresh(evidence)
-                if evidence.is_witnessed or not evidence.can_be_witnessed:
+                if evidence.is_witnessed or not (evidence.can_be_witnessed and evidence.is_marked):
                     break
             evidence.duration_s = self.clock.now() - started
             shown = self.address if evidence.on_link else self.public
@@ -97,6 +97,7 @@ class Healer:
             if not seeing.done():
                 echoes = await refreshing
                 evidence.public_answered, evidence.reserved_answered = echoes.public_answered, echoes.reserved_answered
+                evidence.is_marked = echoes.is_marked
         finally:
             await cancel_all([refreshing, seeing, late])
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(peer)

@@ -39,10 +39,14 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True)
 class Echoes:
-    """Whether the peer's pings were answered; None where it did not say. An answer proves nothing."""
+    """Whether the peer's pings were answered; None where it did not say. An answer proves nothing.
+
+    `is_marked` is false where its ping cannot carry the pattern, so that nothing of it can be witnessed.
+    """
 
     public_answered: bool | None
     reserved_answered: bool | None
+    is_marked: bool = True
 
 
 def make_look_command(public: str | None, reserved: str) -> str:
@@ -51,12 +55,17 @@ def make_look_command(public: str | None, reserved: str) -> str:
 
 
 def make_refresh_command(public: str | None, reserved: str, pattern: str) -> str:
-    """Return what a peer runs once the IP has moved: the pings, in this order."""
-    steps = []
+    """Return what a peer runs once the IP has moved: the pings, in this order.
+
+    iputils' ping answers to -V, and carries the pattern. BusyBox's refuses -p with more than one
+    octet, and would then send nothing (measured): it pings without, which refreshes but proves nothing.
+    """
+    marked = f"-n -i {_ECHO_INTERVAL_S} -p {_hex(pattern)}"
+    choose = f"if ping -V >/dev/null 2>&1; then n=-n p='{marked}' k=marked; else n= p= k=plain; fi"
+    steps = [choose, _section("kind", "echo $k")]
     if public:
-        steps.append(_section("public", f"ping -n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
-    ping = f"ping -n -q -c {_ECHOES} -i {_ECHO_INTERVAL_S} -W 1 -p {_hex(pattern)} {_address(reserved)}"
-    steps.append(_section("reserved", f"{ping} >/dev/null 2>&1; echo $?"))
+        steps.append(_section("public", f"ping $n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
+    steps.append(_section("reserved", f"ping $p -q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
     return _join(steps)
 
 
@@ -81,6 +90,7 @@ async def refresh_peer(shell: PeerShell, peer: Peer, public: str | None, reserve
     return Echoes(
         public_answered=_read_status(sections.get("public")),
         reserved_answered=_read_status(sections.get("reserved")),
+        is_marked=sections.get("kind", "").strip() != "plain",
     )
 
 

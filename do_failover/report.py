@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_DONE, EXIT_FAILED, EXIT_UNPROVEN, EXIT_SUPERSEDED = 0, 1, 10, 11
 _ROWS_SHOWN = 12
+_STAGES = ("identify", "assign", "owner", "announce", "refresh", "verify")  # the flow's order, whatever ended first
 
 
 @dataclass(slots=True)
@@ -105,7 +106,7 @@ class Draft:
             exit_code=exit_code,
             round=self.round,
             error=ReportError(error.kind, error.message, error.request_id) if error is not None else None,
-            stages=tuple(self.stages),
+            stages=tuple(sorted(self.stages, key=lambda stage: _STAGES.index(stage.name))),
             peers=self.peers,
             warnings=tuple(self.warnings),
         )
@@ -219,7 +220,7 @@ def make_log_line(report: FailoverReport) -> str:
     """Return the failover as one line of key=value pairs, for syslog and the journal."""
     asked = [peer for peer in report.peers if peer.outcome is not PeerOutcome.SKIPPED]
     healed = sum(peer.outcome is PeerOutcome.HEALED for peer in asked)
-    duration = report.stages[-1].end_s if report.stages else 0.0
+    duration = max((stage.end_s for stage in report.stages), default=0.0)
     pairs = {
         "id": report.id,
         "reserved_ip": report.reserved_ip,

@@ -8,6 +8,7 @@ an old owner whose kernel still answers makes every other sign look healthy).
     the peer's echo request arrived here                       healed
     no SSH: not reachable / key or host key refused            unreachable / refused
     nothing can be witnessed here (the owner is elsewhere)     unproven
+    its ping can't carry the pattern (BusyBox)                 unproven
     a reserved IP on its link, and its entry names another     stale
     the reserved IP answered, yet nothing arrived here         stale     somebody else answers: the old owner
     it can ping this Droplet, but not the reserved IP          stale
@@ -66,6 +67,7 @@ class PeerEvidence:
     peer: Peer
     is_asked: bool = True
     can_be_witnessed: bool = True
+    is_marked: bool = True
     is_witnessed: bool = False
     on_link: bool | None = None
     neighbour: Neighbour | None = None
@@ -105,6 +107,8 @@ def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str |
         return outcome, error.message
     if not evidence.can_be_witnessed:
         return PeerOutcome.UNPROVEN, "the owner is another Droplet: its arrivals can't be witnessed from here"
+    if not evidence.is_marked:
+        return PeerOutcome.UNPROVEN, "it was refreshed, but its ping can't carry the pattern (BusyBox): install iputils-ping there"
     if _has_foreign_entry(evidence, reserved_ip):
         entry = evidence.neighbour
         held = entry.lladdr if entry is not None else None

@@ -36,6 +36,7 @@ class Region:
     api_error: FailoverError | None = None
     is_stubborn: frozenset[str] = frozenset()  # peers whose path never heals
     on_link: frozenset[str] = frozenset()
+    busybox: frozenset[str] = frozenset()
     peer_errors: dict[str, PeerError] = field(default_factory=dict)
     slow_peers: dict[str, float] = field(default_factory=dict)
     answers_pings: bool = True
@@ -50,6 +51,8 @@ class Region:
     open_links: int = 0
     open_shells: int = 0
     link_error: FailoverError | None = None
+    send_error: FailoverError | None = None
+    fails_from: float = 1e18  # from then on (virtual seconds) the API answers nothing useful
     droplet_region: str = "nyc3"
     moves: list[tuple[float, int]] = field(default_factory=list)
     lladdr = LLADDR
@@ -66,7 +69,7 @@ class Region:
             self.moves.remove((at, droplet))
         if self.stolen_at is not None and self.now() >= self.stolen_at:
             self.owner, self.stolen_at = OLD, None
-        if self.now() < self.works_from and self.api_error is not None:
+        if not self.works_from <= self.now() < self.fails_from and self.api_error is not None:
             raise self.api_error
 
     async def read_reserved_ip(self, address: str, timeout_s: float) -> ReservedIp:
@@ -101,6 +104,8 @@ class Region:
 
     def send(self, frame: bytes) -> None:
         assert self.owner == ME, "a frame left a Droplet that is not the owner"
+        if self.send_error is not None:
+            raise self.send_error
         self.frames.append(frame)
         self.frame_times.append(self.now())
 
@@ -130,16 +135,17 @@ class Region:
     def _ping(self, peer: Peer, command: str) -> str:
         if PUBLIC in command and peer.host not in self.is_stubborn:
             self.healed.add(peer.host)
-        pattern = re.search(r"-p ([0-9a-f]+) ", command)
+        pattern = re.search(r"-p ([0-9a-f]+)'", command)
         assert pattern is not None
-        if peer.host in self.healed and self.owner == ME:
+        if peer.host in self.healed and self.owner == ME and peer.host not in self.busybox:
             packet = echo_request(f"198.18.1.{peer.number + 1}", ANCHOR, bytes.fromhex(pattern[1]))
             for ethertype, _, note in list(self.notes):
                 if ethertype == 0x0800:
                     note(packet)
         status = 0 if self.answers_pings else 1
         public = f"@do-failover public\n{status}\n" if f" {PUBLIC} " in command else ""
-        return f"{public}@do-failover reserved\n{status}\n"
+        kind = "plain" if peer.host in self.busybox else "marked"
+        return f"@do-failover kind\n{kind}\n{public}@do-failover reserved\n{status}\n"
 
 
 class Shells:

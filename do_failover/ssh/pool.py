@@ -41,9 +41,7 @@ class PeerConnections:
         """Return itself."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Close everything."""
         await self.close()
 
@@ -54,9 +52,7 @@ class PeerConnections:
         """
         await self._obtain(peer)
 
-    async def run(
-        self, peer: Peer, command: str, *, stdin: str | None = None, timeout_s: float | None = None
-    ) -> CommandResult:
+    async def run(self, peer: Peer, command: str, *, stdin: str | None = None, timeout_s: float | None = None) -> CommandResult:
         """Run a command line in the peer's login shell (or its forced command), connecting if needed.
 
         The command is sent once at most: a connection found dead *before* it was sent is reopened once, one that is cut

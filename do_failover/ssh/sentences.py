@@ -92,9 +92,7 @@ def _describe_network(error: OSError, target: Target) -> PeerError:
 def _describe_login(error: BaseException, target: Target, trusted: Trusted) -> PeerError:
     where = f"{target.address or target.host} port {target.port}"
     text = clean(str(error))
-    if isinstance(error, asyncssh.HostKeyNotVerifiable) or (
-        isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in text
-    ):
+    if isinstance(error, asyncssh.HostKeyNotVerifiable) or (isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in text):
         return _describe_host_key(text, target, trusted)
     if isinstance(error, asyncssh.PermissionDenied) or "authentication failures" in text:
         sentence = (

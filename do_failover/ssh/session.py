@@ -131,9 +131,7 @@ class Runner:
             return NotStartedError()
         if not link.is_open:
             return self._cut(command, error)
-        sentence = (
-            f"its sshd does not start {clean(command)!r} ({clean(str(error))}); check MaxSessions and the key's options"
-        )
+        sentence = f"its sshd does not start {clean(command)!r} ({clean(str(error))}); check MaxSessions and the key's options"
         return say(self._label, sentence, "command")
 
     def _conclude(self, session: Session, link: Link, command: str) -> CommandResult:

@@ -29,7 +29,12 @@ LIMIT_S = 60
 
 async def lab_run(*arguments: str) -> tuple[int | None, dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, "-o", "json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *COMMAND,
+        *arguments,
+        "-o",
+        "json",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert err == b""

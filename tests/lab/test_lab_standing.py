@@ -84,7 +84,9 @@ async def test_restarting_keepalived_in_the_middle_of_an_assign_ends_with_the_ri
         await lab.wait_for(lambda s: any(r["method"] == "POST" and r["node"] == "lb2" for r in s.requests), "lb2 sent no assign")
         await lab.restart("lb2", "keepalived")
         state = await lab.wait_for(
-            lambda s: s.owner == "lb2" and set(s.answers.values()) == {"lb2"}, "not everyone reaches lb2", limit_s=40,
+            lambda s: s.owner == "lb2" and set(s.answers.values()) == {"lb2"},
+            "not everyone reaches lb2",
+            limit_s=40,
         )
         assert [r["path"] for r in state.requests if r["is_unknown"]] == []
 
@@ -106,7 +108,9 @@ async def test_a_dead_peer_and_a_service_that_is_down_are_said_plainly() -> None
 
 def test_a_lab_that_stays_is_entered_by_name_and_ended_by_down() -> None:
     def do(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "do_failover", "lab", *arguments], capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            [sys.executable, "-m", "do_failover", "lab", *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
 
     up = do("up", "--peers", "1", "--without-tool", "--name", "test-standing")
     try:

@@ -256,9 +256,7 @@ async def test_identity_file(bench: Bench, how: str, part: str) -> None:
 async def test_known_hosts_missing_or_unreadable(bench: Bench) -> None:
     peer = bench.add_peer()
     for path, part in ((bench.directory / "absent", "No such file"), (bench.directory, "Is a directory")):
-        expect(
-            await fail(bench.settings(known_hosts=str(path)), peer), "host_key", f"known_hosts {path} cannot be read ({part}"
-        )
+        expect(await fail(bench.settings(known_hosts=str(path)), peer), "host_key", f"known_hosts {path} cannot be read ({part}")
 
 
 async def test_known_hosts_malformed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +266,7 @@ async def test_known_hosts_malformed(bench: Bench, monkeypatch: pytest.MonkeyPat
     (bench.directory / ".ssh" / "known_hosts").write_text(f"[{unknown.host}]:{unknown.port} {bench.host_key(1).read_text()}")
     key = bench.host_key().read_bytes()
     bench.known_hosts.write_bytes(b"oneword\n@odd a b\n|1|x|y " + key + b"\xff\xfe\n" + bench.known_hosts.read_bytes())
-    expect(
-        await fail(bench.settings(), unknown), "host_key", f"line 1 of {bench.known_hosts} cannot be read, nor can 3 more"
-    )
+    expect(await fail(bench.settings(), unknown), "host_key", f"line 1 of {bench.known_hosts} cannot be read, nor can 3 more")
     async with open_pool(bench.settings()) as pool:
         await pool.connect(known)  # the other lines count (I9)
     bench.known_hosts.write_text("")

@@ -20,7 +20,7 @@ def test_the_whole_story() -> None:
     report = told.report
     assert (report.outcome, report.exit_code, report.decision) == (Outcome.DONE, 0, DecisionKind.ASSIGN)
     assert (report.owner_before, report.owner_after, report.droplet_id) == (OLD, ME, ME)
-    assert [stage.name for stage in report.stages] == ["identify", "assign", "heal", "confirm"]
+    assert [stage.name for stage in report.stages] == ["identify", "assign", "announce", "refresh", "verify"]
     assert all(peer.outcome is PeerOutcome.HEALED and peer.witnessed for peer in report.peers)
     assert report.error is None
     assert len(told.region.posts) == 1
@@ -220,3 +220,23 @@ def test_a_droplet_of_another_region_is_refused_before_anything_is_sent() -> Non
     assert told.report.exit_code == 6
     assert told.region.posts == []
     assert "Droplet 9 of ams3" in str(told.report.error)
+
+
+def test_a_link_that_goes_down_is_a_warning_and_the_peers_are_refreshed() -> None:
+    told = tell(Region(send_error=TemporaryError("eth0 is down")))
+    assert told.report.outcome is Outcome.DONE
+    assert any("eth0 is down" in warning for warning in told.report.warnings)
+
+
+def test_a_token_that_is_revoked_at_the_end_does_not_undo_the_move() -> None:
+    told = tell(Region(owner=ME, api_error=RefusedError("401", kind="token"), fails_from=0.2))
+    assert told.report.outcome is Outcome.DONE
+    assert any("could not be read again" in warning for warning in told.report.warnings)
+
+
+def test_a_ping_that_cannot_carry_the_pattern_refreshes_and_proves_nothing() -> None:
+    told = tell(Region(busybox=frozenset({"app2"})))
+    row = told.report.peers[1]
+    assert (row.outcome, row.attempts) == (PeerOutcome.UNPROVEN, 1)
+    assert "BusyBox" in (row.error or "")
+    assert "app2" in told.region.healed

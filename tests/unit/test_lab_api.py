@@ -21,7 +21,9 @@ IP = "203.0.113.47"
 
 
 def make_region(action_time_s: float) -> Region:
-    droplets = {n: Droplet(n, f"lb{n}", "nyc3", f"198.18.0.1{n}", f"10.110.0.1{n}", "198.18.0.1", f"10.17.0.{n}", "10.17.0.1") for n in (1, 2)}
+    droplets = {
+        n: Droplet(n, f"lb{n}", "nyc3", f"198.18.0.1{n}", f"10.110.0.1{n}", "198.18.0.1", f"10.17.0.{n}", "10.17.0.1") for n in (1, 2)
+    }
     return Region(droplets, {IP: ReservedIp(IP, "nyc3", 1)}, action_time_s=action_time_s)
 
 

@@ -11,7 +11,9 @@ from do_failover.lab.timeline import name_range
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 2), st.sampled_from(["lb1", "lb2", None])), max_size=40), st.floats(0, 20))
-def test_the_outage_ends_where_the_final_unbroken_run_of_served_probes_starts(steps: list[tuple[float, str | None]], killed_at: float) -> None:
+def test_the_outage_ends_where_the_final_unbroken_run_of_served_probes_starts(
+    steps: list[tuple[float, str | None]], killed_at: float
+) -> None:
     service, probes, at = Service(), [], 0.0
     for gap, answer in steps:
         at += gap
