@@ -1,3 +1,40 @@
-"""do-failover: moves a DigitalOcean reserved IP and proves that every peer noticed."""
+"""do-failover: moves a DigitalOcean reserved IP and proves that every peer noticed.
+
+    drivers
+      __main__      python -m do_failover
+      cli/          click commands, one file a group; exit codes; only home of click and rich
+      failover      the story: steps 2-6 in order under one deadline, and its rounds
+      heal          one peer's part of the story
+    steps, in the flow's order (never import each other)
+      event         one keepalived notify becomes a NotifyEvent
+      decision      a table from (event, owner) to one Decision with a reason
+      assign        the reserved IP becomes the target's; only the owner read at the end counts
+      announce      gratuitous ARP and unsolicited NA, and directed ARP/NS to each peer on the link
+      refresh       what peers run over SSH, and how their answers are read
+      verify        the witness of what arrives here, and what the evidence means
+      report        one FailoverReport: text, one log line
+    edges (one outside thing each; never import each other)
+      do_api/       reserved IPs, Droplets, actions; only home of python-digitalocean and requests
+      do_metadata   169.254.169.254: who and where am I
+      ssh/          connections to peers, kept open; only home of asyncssh
+      frames        ARP and NS/NA frame bytes (pure)
+      echo          the pattern that names a run and a peer in an echo request (pure)
+      packets       raw sockets: send frames, listen as witness
+      neigh         parses `ip neigh` and `ip route get` (pure)
+      iproute       asks this machine's kernel by `ip`
+      claims        whose turn it is: the newest event, the one running failover
+      history       appends and reads failover records
+    vocabulary
+      retry         the one retry policy: deadline, jitter, wake-up; only home of tenacity
+      config        TOML -> frozen Config; reports all problems at once
+      token         where the API token comes from; peerlist: the fan-out list
+      codec         the JSON of a report
+      clock, mandate  time, and the right to act, as parameters
+      model, errors   frozen dataclasses and enums; the error tree
+    lab/            the rehearsal region; the runtime never imports it
+    share/          what gets installed elsewhere (package data)
+
+Imports go down the page only, and never sideways among steps or edges (import-linter, pyproject.toml).
+"""
 
 __version__ = "0.1.0"

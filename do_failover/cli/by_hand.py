@@ -156,7 +156,7 @@ def _show_plan(config: Config, entry: FailoverConfig, to_droplet: int | None, ni
     for nit in (*nits, *peers.nits):
         warn(nit)
     if output == "json":
-        import msgspec  # noqa: PLC0415 - only for -o json
+        import msgspec
 
         print_json(msgspec.json.encode({"schema": 1, "dry_run": True, "reserved_ip": entry.reserved_ip, "droplet_id": target, **sections}))
         return 0

@@ -42,7 +42,7 @@ def check(
         raise ConfigError(*problems)
     reserved = [entry.reserved_ip for entry in loaded.failover]
     if output == "json":
-        import msgspec  # noqa: PLC0415 - only for -o json
+        import msgspec
 
         answer = {"schema": 1, "outcome": "done", "exit_code": 0, "reserved_ips": reserved, "peers": len(peers.peers)}
         print_json(msgspec.json.encode(answer))

@@ -108,7 +108,7 @@ def _enter(claims: Claims | None, event: NotifyEvent, entries: tuple[FailoverCon
 
 def encode_ignored(event: NotifyEvent, reason: str) -> bytes:
     """Return the JSON of an event that asks for nothing."""
-    import msgspec  # noqa: PLC0415 - only for -o json
+    import msgspec
 
     return msgspec.json.encode(
         {"schema": 1, "event": event, "decision": DecisionKind.IGNORE, "reason": reason, "outcome": "done", "exit_code": 0}

@@ -182,7 +182,7 @@ def live_progress() -> Iterator[Callable[[OpenStage | Stage], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415 - for a terminal only
+    from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:

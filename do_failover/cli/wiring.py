@@ -139,7 +139,7 @@ class LazyPeers:
 
 
 def _make_connections(settings: PeersConfig) -> PeerConnections:
-    from do_failover import ssh  # noqa: PLC0415 - asyncssh costs 140 ms, and the API's answer is awaited meanwhile
+    from do_failover import ssh
 
     def expand(name: str | None) -> Any:  # noqa: ANN401 - str where one was given
         return str(Path(name).expanduser()) if name is not None else None

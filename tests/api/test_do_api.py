@@ -57,7 +57,7 @@ async def test_one_connection_serves_all_calls(tmp_path: Path) -> None:
             for _ in range(5):
                 await api.read_reserved_ip(IP)
             pools = api._transport._session.get_adapter(region.api.url).poolmanager.pools
-            counts = [pools.get(key).num_connections for key in pools.keys()]
+            counts = [pools.get(key).num_connections for key in pools.keys()]  # noqa: SIM118 - urllib3's container is no mapping
         assert counts == [1]
 
 

@@ -171,7 +171,7 @@ def silent_peer(address: str = "127.0.0.8") -> Iterator[Peer]:
         where = server.getsockname()
         for _ in range(4):
             filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)  # noqa: FBT003
+            filler.setblocking(False)
             filler.connect_ex(where)
         yield Peer(91, address, None, int(where[1]))
 
