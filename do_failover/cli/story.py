@@ -114,7 +114,11 @@ async def _take_turn(
     """Wait until no other process runs a failover of this IP (I4); a newer event revokes the mandate."""
     has_said = False
     while claims is not None and not mandate.is_revoked:
-        turn = claims.try_start(reserved_ip, event)
+        try:
+            turn = claims.try_start(reserved_ip, event)
+        except FailoverError as error:
+            log.warning("warning: %s", error.message)
+            return None
         if isinstance(turn, Latest):
             mandate.revoke(describe_newer(turn))
             return None

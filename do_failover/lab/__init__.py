@@ -2,7 +2,7 @@
 
     outside      requirements   can this machine have a lab; else one sentence
                  launch         starts the lab process in namespaces of its own, listens to its events
-                 guard          raises the host's neighbour table limits for large labs, and restores them
+                 guard          raises the host's network limits for large labs, and restores them
                  state_file     labs that stay: who stands where
                  handle         a standing lab in the hands of a test
     pure         options        what a lab is asked to be

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ def main() -> int:
     options = LabOptions.from_json(sys.argv[1])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os._exit(1))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "do-failover-lab", "/run"], check=True)
     ROOT.mkdir()
     timeline = Timeline(_send)

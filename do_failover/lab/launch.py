@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from do_failover.lab.errors import LabError
-from do_failover.lab.guard import raised_neighbour_limits
+from do_failover.lab.guard import raised_host_limits
 from do_failover.lab.inner import RELEASE
 from do_failover.lab.poll import until
 from do_failover.lab.requirements import PATH, check_machine
@@ -134,7 +134,7 @@ class LabProcess:
 async def launch(options: LabOptions, *, is_tied: bool) -> AsyncIterator[LabProcess]:
     """Start a lab; at the end of the block it is ended, unless it is not tied and was released."""
     check_machine()
-    async with raised_neighbour_limits(options.peers) as held_fds:
+    async with raised_host_limits(options.peers) as held_fds:
         lab = LabProcess(options, is_tied=is_tied, held_fds=held_fds)
     try:
         yield lab

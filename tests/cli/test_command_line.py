@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import stat
 from dataclasses import dataclass
@@ -296,6 +297,29 @@ async def test_a_history_and_a_run_dir_that_cannot_be_written_stop_nothing(tmp_p
         assert (ended.code, ended.json()["owner_after"]) == (0, 2)
         assert "is not in the history" in ended.err
         assert "check paths.run_dir" in ended.err
+
+
+async def test_a_run_dir_that_cannot_be_used_any_more_stops_nothing(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        config = region.write_config()
+        (tmp_path / "run" / f"{IP}.running").mkdir(parents=True)
+        ended = await run(region, "assign", "-c", str(config), "-o", "json")
+        assert (ended.code, ended.json()["owner_after"]) == (0, 2)
+        assert "check paths.run_dir" in ended.err
+
+
+async def test_under_keepaliveds_umask_our_directories_can_be_entered(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        config = region.write_config()
+        command = shlex.join(region.command("notify", "INSTANCE", "VI_1", "MASTER", "-c", str(config)))
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", f"umask 0177; exec {command}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=region.environment(),
+        )
+        assert (await end(process)).code == 0
+        assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("run", "history")} == {0o750}
 
 
 async def test_the_token_is_nowhere(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The host's neighbour table limits: raised while a large lab stands, put back by the last guard, whatever ended the labs."""
+"""The host's network limits: raised while a large lab stands, put back by the last guard, whatever ended the labs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start_guard() -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.mark.skipif(not guard.SETTINGS.exists(), reason="only the first network namespace has these limits")
+@pytest.mark.skipif(not guard.can_raise(), reason="only the first network namespace has these limits")
 def test_the_last_guard_puts_the_limits_back() -> None:
     before, raised = limits(), {name: str(value) for name, value in guard.LIMITS.items()}
     first, second = start_guard(), start_guard()
@@ -36,7 +36,7 @@ def test_the_last_guard_puts_the_limits_back() -> None:
     assert not guard.FOUND.exists()
 
 
-@pytest.mark.skipif(not guard.SETTINGS.exists(), reason="only the first network namespace has these limits")
+@pytest.mark.skipif(not guard.can_raise(), reason="only the first network namespace has these limits")
 def test_a_large_lab_killed_with_its_command_puts_them_back_too() -> None:
     before = limits()
     command = [sys.executable, "-m", "do_failover", "lab", "run", "--without-tool", "--peers", str(guard.ENOUGH_PEERS + 1)]

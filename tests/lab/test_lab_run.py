@@ -130,7 +130,7 @@ def descendants(pid: int) -> set[int]:
 
 def namespaces(pid: int) -> set[str]:
     found = set()
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(OSError):  # gone meanwhile, or not ours to look at
         for name in ("net", "mnt", "pid", "uts"):
             found.add(os.readlink(f"/proc/{pid}/ns/{name}"))
     return found

@@ -58,17 +58,6 @@ async def test_an_on_link_entry_that_a_live_old_owner_confirms_is_healed_by_an_a
         await lab.wait_for(answers({"app1": "lb2", "app2": "lb1"}), "a new resolution finds the new owner")
 
 
-async def test_keepalived_accepts_the_example_and_what_the_lab_makes_of_it() -> None:
-    async with standing_lab(LabOptions(peers=1, with_tool=False)) as lab:
-        example = lab.files("lb1") / "lab/example.conf"
-        example.write_text(keepalived.example().replace("/usr/bin/do-failover notify", "/run/lab/notify"), encoding="utf-8")
-        for name in ("keepalived.conf", "example.conf"):
-            await lab.run("lb1", "keepalived", "--vrrp", "-t", "-f", f"/run/lab/{name}")
-        assert await lab.run("app1", "hostname") == "app1\n"
-        with pytest.raises(LabError, match="no node 'app2'"):
-            await lab.run("app2", "true")
-
-
 async def test_a_wrong_token_is_refused_and_recorded_under_the_nodes_name() -> None:
     async with standing_lab(LabOptions(peers=1, action_time_s=0.2)) as lab:
         (lab.files("lb2") / "lab/token").write_text("dop_v1_wrong\n", encoding="ascii")
@@ -107,18 +96,24 @@ async def test_a_dead_peer_and_a_service_that_is_down_are_said_plainly() -> None
 
 
 def test_a_lab_that_stays_is_entered_by_name_and_ended_by_down() -> None:
-    def do(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "do_failover", "lab", *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-
-    up = do("up", "--peers", "1", "--without-tool", "--name", "test-standing")
+    name = "test-standing"
+    up = lab("up", "--peers", "1", "--without-tool", "--name", name)
     try:
-        assert (up.returncode, "lab down test-standing" in up.stdout) == (0, True)
-        assert "stands already" in do("up", "--name", "test-standing").stderr
-        assert do("shell", "--name", "test-standing", "lb2", "--", "hostname").stdout == "lb2\n"
-        assert do("shell", "--name", "test-standing", "app1", "ping", "-c1", "-W1", RESERVED_IP).returncode == 0
+        assert (up.returncode, f"lab down {name}" in up.stdout) == (0, True)
+        assert "stands already" in lab("up", "--name", name).stderr
+        assert lab("shell", "--name", name, "lb2", "--", "hostname").stdout == "lb2\n"
+        assert lab("shell", "--name", name, "app1", "ping", "-c1", "-W1", RESERVED_IP).returncode == 0
+        assert "no node 'app2'" in lab("shell", "--name", name, "app2", "true").stderr
+        example = keepalived.example().replace("/usr/bin/do-failover notify", "/run/lab/notify")
+        check = "cat > /run/lab/example && keepalived --vrrp -t -f /run/lab/example && keepalived --vrrp -t -f /run/lab/keepalived.conf"
+        accepted = lab("shell", "--name", name, "lb1", "--", "sh", "-c", check, stdin=example)
+        assert (accepted.returncode, accepted.stdout, accepted.stderr) == (0, "", "")
     finally:
-        down = do("down", "test-standing")
-    assert (down.returncode, down.stdout) == (0, "lab test-standing is gone\n")
-    assert do("down", "test-standing").returncode == 1
+        down = lab("down", name)
+    assert (down.returncode, down.stdout) == (0, f"lab {name} is gone\n")
+    assert lab("down", name).returncode == 1
+
+
+def lab(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "do_failover", "lab", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
