@@ -128,7 +128,8 @@ def _bars(result: _Result) -> list[tuple[str, float, bool]]:
     for name, seconds in result["outage_s"].items():
         alike.setdefault((name in cut_off, round(seconds)), []).append(name)
     return [
-        (name_range(names), max(result["outage_s"][name] for name in names), is_cut_off) for (is_cut_off, _), names in sorted(alike.items())
+        (name_range(names, most=2), max(result["outage_s"][name] for name in names), is_cut_off)
+        for (is_cut_off, _), names in sorted(alike.items())
     ]
 
 

@@ -19,7 +19,7 @@ def problems_of(result: dict[str, Any]) -> list[str]:
     if result["with_tool"]:
         problems += _report_problems(result["report"])
     if result["cut_off_at_end"]:
-        problems.append(f"cut off at the end: {name_range(result['cut_off_at_end'])}")
+        problems.append(f"cut off at the end: {name_range(result['cut_off_at_end'], most=10)}")
     return problems
 
 

@@ -48,18 +48,7 @@ def droplet_json(droplet: Droplet, region: Region) -> Json:
         "snapshot_ids": [],
         "image": _IMAGE,
         "volume_ids": [],
-        "size": {
-            "slug": _SIZE,
-            "memory": 1024,
-            "vcpus": 1,
-            "disk": 25,
-            "transfer": 1.0,
-            "price_monthly": 6.0,
-            "price_hourly": 0.00893,
-            "regions": [droplet.region],
-            "available": True,
-            "description": "Basic",
-        },
+        "size": {**_SIZE_OBJECT, "regions": [droplet.region]},
         "size_slug": _SIZE,
         "networks": {"v4": v4, "v6": []},
         "region": region_json(droplet.region),
@@ -149,4 +138,16 @@ _IMAGE: Json = {
     "tags": [],
     "status": "available",
     "error_message": "",
+}
+
+_SIZE_OBJECT: Json = {
+    "slug": _SIZE,
+    "memory": 1024,
+    "vcpus": 1,
+    "disk": 25,
+    "transfer": 1.0,
+    "price_monthly": 6.0,
+    "price_hourly": 0.00893,
+    "available": True,
+    "description": "Basic",
 }

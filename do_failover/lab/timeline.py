@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _SHORTEST_RANGE = 3
+_MOST_RANGES = 4
 
 TOGETHER_S = 0.25
 """Sources that come back within this time share one line."""
@@ -21,19 +22,21 @@ TOGETHER_S = 0.25
 Send = Callable[[str], None]
 
 
-def name_range(names: Iterable[str]) -> str:
-    """Write names short, in their natural order: `client, app1..app5, app7`."""
+def name_range(names: Iterable[str], *, most: int | None = None) -> str:
+    """Write names short, in their natural order: `client, app1..app5, app7`; after `most` ranges `and 40 more`."""
     numbered: dict[str, list[int]] = {}
-    words: list[str] = []
+    words: list[tuple[str, int]] = []
     for name in names:
         match = re.fullmatch(r"(\D+)(\d+)", name)
         if match:
             numbered.setdefault(match[1], []).append(int(match[2]))
         else:
-            words.append(name)
+            words.append((name, 1))
     for stem, numbers in numbered.items():
-        words += [_span(stem, run) for run in _runs(sorted(set(numbers)))]
-    return ", ".join(words)
+        words += [(_span(stem, run), len(run)) for run in _runs(sorted(set(numbers)))]
+    left_out = 0 if most is None else sum(count for _, count in words[most:])
+    text = ", ".join(word for word, _ in words[:most])
+    return f"{text} and {left_out} more" if left_out else text
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:
@@ -102,4 +105,4 @@ class Timeline:
     def _flush(self, what: str) -> None:
         if what in self._waiting:
             at, group = self._waiting.pop(what)
-            self.add(name_range(group), what, at=at)
+            self.add(name_range(group, most=_MOST_RANGES), what, at=at)

@@ -32,6 +32,8 @@ def test_names_are_written_short() -> None:
     assert name_range(["app2", "client", "app1", "app3", "app7"]) == "client, app1..app3, app7"
     assert name_range(["app1", "app2"]) == "app1, app2"
     assert name_range([]) == ""
+    assert name_range(["client", "app1", "app3", "app4", "app5"], most=2) == "client, app1 and 3 more"
+    assert name_range(["client", "app1"], most=2) == "client, app1"
 
 
 def result(**more: Any) -> dict[str, Any]:
