@@ -72,8 +72,6 @@ def root(context: click.Context, config_path: str | None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every expected error becomes one clear message."""
-    # keepalived's scripts inherit its umask of 0177 (keepalived.conf(5)): a directory made under it can't be entered.
-    os.umask(0o027)
     wants_json = _wants_json(arguments)
     try:
         code = root.main(list(arguments), prog_name="do-failover", standalone_mode=False)
