@@ -48,7 +48,10 @@ _watch = _option("watch", type=click.FloatRange(min=0), help="Seconds to watch: 
 _name = _option("name", default="lab", show_default=True, help="Name of a lab that stays.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: do-failover lab run --fault on-link --kill node",
+)
 def lab() -> None:
     """Rehearse a failover: real keepalived, HAProxy and sshd in namespaces, and a simulated DigitalOcean.
 
@@ -148,7 +151,10 @@ def down(name: str | None) -> int:
     return _EXIT_OK
 
 
-@lab.command("compare", epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well.")
+@lab.command(
+    "compare",
+    epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well. Example: do-failover lab compare --peers 20",
+)
 @_region_options
 @_kill
 @_option("watch", type=click.FloatRange(min=0), help="Seconds that each control is watched after its client recovered (10).")

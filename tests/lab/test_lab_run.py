@@ -36,7 +36,12 @@ async def lab_run(*arguments: str) -> tuple[int | None, dict[str, Any]]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 2 * LIMIT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     assert err == b""
     return process.returncode, json.loads(out)
 
