@@ -120,7 +120,11 @@ def up(peers: int, action_time: float, fault: str, without_tool: bool, name: str
     return _EXIT_OK
 
 
-@lab.command("shell", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@lab.command(
+    "shell",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: do-failover lab shell app1 -- ip neigh",
+)
 @click.option("--name", help="Which lab, when several stand.")
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -137,7 +141,7 @@ def shell(name: str | None, node: str, command: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - it becomes the shell that was asked for
 
 
-@lab.command("down")
+@lab.command("down", epilog="Example: do-failover lab down")
 @click.argument("name", required=False)
 def down(name: str | None) -> int:
     """End a lab that stays, and everything in it."""
@@ -153,7 +157,8 @@ def down(name: str | None) -> int:
 
 @lab.command(
     "compare",
-    epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well. Example: do-failover lab compare --peers 20",
+    epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well. "
+    "Example: do-failover lab compare --peers 20",
 )
 @_region_options
 @_kill

@@ -348,7 +348,25 @@ def _read(path: str) -> str:
         return ""
 
 
-@pytest.mark.parametrize("command", ["notify", "assign", "announce", "refresh", "verify", "lab", "config", ""])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "notify",
+        "assign",
+        "announce",
+        "refresh",
+        "verify",
+        "lab",
+        "lab run",
+        "lab up",
+        "lab shell",
+        "lab down",
+        "lab compare",
+        "config",
+        "config check",
+        "",
+    ],
+)
 async def test_every_help_ends_in_an_example(tmp_path: Path, command: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *("python", "-m", "do_failover", *command.split(), "-h"),
