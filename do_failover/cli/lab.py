@@ -59,7 +59,7 @@ def lab() -> None:
     """
 
 
-@lab.command("run", epilog="Exit: 0 all is well, 10 some stayed cut off, 1 anything else. Example: do-failover lab run --fault on-link")
+@lab.command("run", epilog="Exit: 0 all is well, 10 some stayed cut off, 1 anything else.\n\nExample: do-failover lab run --fault on-link")
 @_region_options
 @_fault
 @_kill
@@ -157,8 +157,8 @@ def down(name: str | None) -> int:
 
 @lab.command(
     "compare",
-    epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well. "
-    "Example: do-failover lab compare --peers 20",
+    epilog="Exit 0: every control's peers stayed cut off while its client recovered, and every real run was well."
+    "\n\nExample: do-failover lab compare --peers 20",
 )
 @_region_options
 @_kill
