@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -148,6 +149,43 @@ async def test_assign_to_another_droplet(tmp_path: Path) -> None:
         unknown = await run(region, "assign", "--to", "77", "-c", str(config))
         assert unknown.code == 1
         assert "the API knows no Droplet 77" in unknown.out
+
+
+async def test_a_reserved_ip_of_another_region_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        config = region.write_config(digitalocean='region = "ams3"')
+        ended = await run(region, "assign", "-c", str(config), "-o", "json")
+        assert (ended.code, ended.json()["outcome"]) == (6, "failed")
+        assert "is of region nyc3, Droplet 2 of ams3" in ended.json()["error"]["message"]
+        assert not any(call.startswith("POST") for call in region.calls())
+
+
+async def test_on_a_terminal_progress_is_live_and_coloured_and_elsewhere_neither(tmp_path: Path) -> None:
+    async with serve(tmp_path, action_time_s=1.0) as region:
+        config = str(region.write_config())
+        ours, theirs = os.openpty()
+        environment = {**region.environment(), "TERM": "xterm", "COLUMNS": "120"}
+        command = region.command("assign", "-c", config)
+        process = await asyncio.create_subprocess_exec(*command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment)
+        os.close(theirs)
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+        )
+        shown = ""
+        while "POST" not in " ".join(region.calls()) or "assign ..." not in shown:
+            shown += (await reader.read(4096)).decode()
+        assert region.region.reserved_ips[IP].droplet_id == 1, "it was shown while the action was running"
+        with contextlib.suppress(OSError):  # a terminal whose other side has closed
+            while chunk := await reader.read(4096):
+                shown += chunk.decode()
+        transport.close()
+        assert await process.wait() == 0
+        for stage in ("identify", "assign", "verify"):
+            assert stage in shown
+        assert "\x1b[" in shown
+        plain = await run(region, "assign", "-c", config)
+        assert "\x1b" not in plain.out + plain.err
 
 
 async def test_a_dry_run_sends_nothing(tmp_path: Path) -> None:
