@@ -59,9 +59,17 @@ class Announcer:
             for frame in build_announcements(self.addresses, self.link.lladdr):
                 self._send(frame)
 
-    def announce_to(self, address: str, peer_address: str) -> None:
-        """Ask one peer on the link by a frame that tells it of `address`; its answer is an acknowledgement."""
-        self._send(build_directed(address, self.link.lladdr, peer_address))
+    def announce_to(self, address: str, peer_address: str) -> bool:
+        """Ask one peer on the link by a frame that tells it of `address`; its answer is an acknowledgement.
+
+        False, and nothing is sent, for an address that no peer of ours can have: it is what the peer said of itself.
+        """
+        try:
+            frame = build_directed(address, self.link.lladdr, peer_address)
+        except ValueError:
+            return False
+        self._send(frame)
+        return True
 
     def include(self, address: str) -> None:
         """Announce one more address from now on: a peer said that it is on its link."""
@@ -87,7 +95,7 @@ class Announcer:
             self.sent += 1
 
 
-def check_ownership(reserved: ReservedIp, droplet_id: int) -> None:
+def check_ownership(reserved: ReservedIp, droplet_id: int | None) -> None:
     """Raise NotOwnerError unless the API names this Droplet as the owner: frames leave only from there."""
     if reserved.droplet_id != droplet_id:
         owner = "no Droplet" if reserved.droplet_id is None else f"Droplet {reserved.droplet_id}"

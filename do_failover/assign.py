@@ -1,22 +1,28 @@
 """Step 3: the reserved IP becomes the target Droplet's. Only the owner read from the API at the end counts.
 
-    read the owner; already the target: done, nothing is sent
-    else POST assign, follow the action, read the owner: the target: done
+    the metadata service says that the IP is not here: POST at once
+    it says that it is here, or nothing: read the owner; already the target: done, nothing is sent
+    the IP is locked, or the last POST may still land: wait, read the owner and the newest action again
+    POST assign: read the owner until it is the target; no longer locked and not the target: ask the action why
+    POST refused (422): find out why by reading; already the target: done
     anything else: read the owner again before the next POST, until the deadline
 
-Guarantees: no POST after the API has named the target as owner; none after the mandate was
-revoked; a POST that was sent is followed for up to AFTERMATH_S after that (I2), so that the
-report can say what became of it. Not guaranteed: that a POST that got no answer had no effect.
+The metadata service chooses the first call, never the outcome. Guarantees: no POST after the API has
+named the target as owner; none after the mandate was revoked; a POST that was sent is followed for
+AFTERMATH_S after that at most (I2), so that the report can say what became of it; an IP that was
+moved away again after it had come is taken back once for each MASTER event (I6). Not guaranteed: that
+a POST that got no answer had no effect.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from do_failover.errors import ConfigError, PermanentError, TemporaryError
 from do_failover.mandate import Mandate
-from do_failover.model import Action, ActionStatus, ReservedIp
+from do_failover.model import Action, ActionStatus, Refusal, ReservedIp
 from do_failover.retry import Attempts, Backoff, call_with_retries, pause
 
 if TYPE_CHECKING:
@@ -27,6 +33,8 @@ _CALL_S = 10.0  # the longest that one request may take
 _POLL_MOST_S = 1.0  # an action that takes seconds is asked for about once a second
 _POST_NEEDS_S = 2.0  # before the deadline, so that what became of a POST can be seen
 _OWNER_READS = 4  # after an action ended, before it is called a failure
+_UNEXPLAINED_MOST = 8  # completed without effect, where the API lists no actions that could name a rival (IPv6)
+_NO_WHY_V6 = "; for IPv6 the API shows neither a lock nor a list of actions, so nothing that can be read says why"
 
 
 class AssignApi(Protocol):
@@ -43,6 +51,38 @@ class AssignApi(Protocol):
     async def read_action(self, address: str, action_id: int, timeout_s: float) -> Action:
         """GET one action."""
         ...
+
+    async def read_newest_action(self, address: str, timeout_s: float) -> Action | None:
+        """GET the IP's newest action, where the API lists them."""
+        ...
+
+    async def explain_refusal(self, address: str, droplet_id: int, timeout_s: float) -> Refusal:
+        """Find out why an assign was refused."""
+        ...
+
+    def poll_factor(self) -> float:
+        """Return by how much polls are to slow down, for the rate limit's sake."""
+        ...
+
+
+@dataclass(slots=True)
+class Contest:
+    """What one MASTER event has lost to somebody else, over all of its rounds."""
+
+    losses: int = 0
+    unexplained: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is to be reached, and what is known beforehand."""
+
+    address: str
+    target: int
+    region: str | None = None
+    has_anchor: bool | None = None
+    is_surely_elsewhere: bool = False
+    contest: Contest = field(default_factory=Contest)
 
 
 @dataclass(slots=True)
@@ -63,53 +103,48 @@ class AssignRecord:
 
     def describe(self) -> str:
         """Return one sentence for the report."""
-        if self.before is None:
+        latest = self.after or self.before
+        if latest is None and self.posts == 0:
             return "the owner could not be read"
-        if self.posts == 0:
-            return f"owner {_name(self.before)}; nothing was sent"
+        if latest is not None and self.posts == 0:
+            return f"owner {_name(latest)}; nothing was sent"
+        before = f"owner was {_name(self.before)}; " if self.before is not None else ""
         times = "one assign was sent" if self.posts == 1 else f"{self.posts} assigns were sent"
-        fate = f", the last action is {self.last_action.status}" if self.last_action is not None else ", without an answer"
-        return f"owner was {_name(self.before)}; {times}{fate}; owner is {_name(self.after or self.before)}"
+        fate = "" if self.last_action is not None else ", the last without an answer"
+        after = f"owner is {_name(latest)}" if latest is not None else "the owner could not be read since"
+        return f"{before}{times}{fate}; {after}"
 
 
-async def assign_reserved_ip(  # noqa: PLR0913 - named, and each of them is needed
+async def assign_reserved_ip(  # noqa: PLR0913 - named
     api: AssignApi,
     *,
-    address: str,
-    target: int,
-    region: str | None,
+    goal: Goal,
     deadline: Deadline,
     mandate: Mandate,
     backoff: Backoff,
     record: AssignRecord,
+    wake: asyncio.Event | None = None,
 ) -> ReservedIp:
-    """Make `target` the owner and return the reserved IP as read at the end.
+    """Make the goal's target the owner and return the reserved IP as read at the end.
 
-    Raises DeadlineError, SupersededError, or a PermanentError; `record` then has what was done.
+    `wake` ends a wait between two polls early: the metadata service saw a change. Raises DeadlineError,
+    SupersededError, or a PermanentError; `record` then has what was done.
     """
-    attempt = _Assign(api, address, target, deadline, mandate, backoff, record)
-
-    async def move_once() -> ReservedIp:
-        mandate.check()
-        current = await attempt.read_owner()
-        _check_region(current, region, target)
-        if current.droplet_id == target:
-            return current
-        mandate.check()
-        if attempt.cause is not None and deadline.remaining_s() < _POST_NEEDS_S:
-            raise attempt.cause  # a POST now could no longer be followed
-        return await attempt.post_and_settle()
-
-    return await call_with_retries(move_once, deadline=deadline, mandate=mandate, backoff=backoff, attempts=record.attempts)
+    attempt = _Assign(api, goal, deadline, mandate, backoff, record, wake)
+    watching = asyncio.ensure_future(attempt.watch_mandate())
+    try:
+        return await call_with_retries(attempt.move_once, deadline=deadline, mandate=mandate, backoff=backoff, attempts=record.attempts)
+    finally:
+        watching.cancel()
 
 
-def _check_region(current: ReservedIp, region: str | None, target: int) -> None:
-    if region is not None and current.region is not None and current.region != region:
+def check_owner_is_visible(current: ReservedIp) -> None:
+    """Raise PermanentError when the token hides the owner: that is not an unassigned IP."""
+    if not current.is_owner_visible:
         msg = (
-            f"reserved IP {current.address} is of region {current.region}, Droplet {target} of {region}: "
-            f"it can never be assigned there; correct reserved_ip"
+            "the API hides the owner: the token lacks the scope droplet:read; without it nothing can be verified; give the token that scope"
         )
-        raise ConfigError(msg)
+        raise PermanentError(msg, kind="owner_hidden")
 
 
 @dataclass(slots=True)
@@ -117,61 +152,95 @@ class _Assign:
     """One assignment on its way."""
 
     api: AssignApi
-    address: str
-    target: int
+    goal: Goal
     deadline: Deadline
     mandate: Mandate
     backoff: Backoff
     record: AssignRecord
+    wake: asyncio.Event | None
     aftermath: Deadline | None = None
     cause: TemporaryError | None = None
+    may_land: bool = False  # the last POST got no answer: it may still have its effect
+
+    async def watch_mandate(self) -> None:
+        """Start the aftermath at the moment at which the mandate ends, whatever is under way then."""
+        await self.mandate.revoked()
+        self.aftermath = self.deadline.no_later_than(AFTERMATH_S)
+
+    async def move_once(self) -> ReservedIp:
+        """Take one try of the table in the module's docstring."""
+        self.mandate.check()
+        if not (self.goal.is_surely_elsewhere and self.record.posts == 0):
+            current = await self.read_owner()
+            if current.droplet_id == self.goal.target:
+                return current
+            await self._wait_for_what_may_land(current)
+        self.mandate.check()
+        if self.cause is not None and self.deadline.remaining_s() < _POST_NEEDS_S:
+            raise self.cause  # a POST now could no longer be followed
+        return await self.post_and_settle()
 
     async def read_owner(self) -> ReservedIp:
-        current = await self.api.read_reserved_ip(self.address, self._call_s(self.deadline))
-        if not current.is_owner_visible:
-            msg = (
-                "the API hides the owner: the token lacks the scope droplet:read; without it no assignment can be "
-                "verified; give the token that scope"
-            )
-            raise PermanentError(msg, kind="owner_hidden")
-        if self.record.before is None:
+        current = await self.api.read_reserved_ip(self.goal.address, self._call_s())
+        check_owner_is_visible(current)
+        self._check_region(current)
+        if self.record.before is None and (self.record.posts == 0 or current.droplet_id != self.goal.target):
             self.record.before = current
         self.record.after = current
         return current
+
+    async def _wait_for_what_may_land(self, current: ReservedIp) -> None:
+        """Don't repeat a POST that got no answer while the IP's newest action is still running."""
+        if not self.may_land and not current.is_locked:
+            return
+        newest = await self.api.read_newest_action(self.goal.address, self._call_s())
+        if newest is None or newest.status is not ActionStatus.IN_PROGRESS:
+            self.may_land = False
+            return
+        msg = f"{self.goal.address} is locked by {newest}, and its owner is {_name(current)}"
+        raise TemporaryError(msg, kind="locked")
 
     async def post_and_settle(self) -> ReservedIp:
         """POST once and find out what became of it."""
         self.record.posts += 1
         self.record.last_action = None
         try:
-            action = await self.api.post_assign(self.address, self.target, self._call_s(self.deadline))
+            action = await self.api.post_assign(self.goal.address, self.goal.target, self._call_s())
         except TemporaryError as error:
-            return await self._settle(str(error), error)
+            self.may_land = error.may_have_landed
+            if error.kind == "unprocessable":
+                return await self._explain(error)
+            return await self._settle(error.message, error)
         self.record.last_action = action
-        status = await self._follow(action)
-        return await self._settle(f"the action {action.id} is {status}", None)
+        return await self._follow(action)
 
-    async def _follow(self, action: Action) -> ActionStatus | str:
-        """Poll until the action ended, vanished, or time is up; a hiccup of the API is waited out."""
+    async def _follow(self, action: Action) -> ReservedIp:
+        """Read the owner until it is the target; once the IP is no longer locked, the action says why it isn't."""
         attempt = 0
-        while action.status is ActionStatus.IN_PROGRESS:
+        while True:
             attempt += 1
-            limit = self._limit()
-            if limit.is_over():
-                break
-            await self._pause(min(_POLL_MOST_S, self.backoff.wait_s(attempt), limit.remaining_s()))
+            if self._limit().is_over():
+                return await self._settle(f"the action {action.id} is {action.status}", None)
+            await self._pause(attempt)
             try:
-                action = await self.api.read_action(self.address, action.id, self._call_s(limit))
+                current = await self.read_owner()
+                if current.droplet_id == self.goal.target:
+                    return current
+                if current.is_locked:
+                    continue
+                action = await self.api.read_action(self.goal.address, action.id, self._call_s())
             except TemporaryError:
-                continue
+                continue  # a hiccup of the API: the next poll tells
             except PermanentError as error:
-                if error.kind == "not_found":
-                    return "gone"  # some actions are never found, though the move works (facts.md)
-                raise
+                if error.kind in {"region", "owner_hidden"}:
+                    raise
+                # Some actions are never found, and some tokens may not read them, though the move works (facts.md).
+                return await self._settle(f"the action {action.id} can't be read ({error.kind})", None)
             self.record.last_action = action
-        return action.status
+            if action.status is not ActionStatus.IN_PROGRESS:
+                return await self._settle(f"the action {action.id} is {action.status}", None, ended=action)
 
-    async def _settle(self, what: str, cause: TemporaryError | None) -> ReservedIp:
+    async def _settle(self, what: str, cause: TemporaryError | None, *, ended: Action | None = None) -> ReservedIp:
         """Read the owner, more than once where the change may still show; the target: success."""
         reads = _OWNER_READS if cause is None or cause.may_have_landed else 1
         current: ReservedIp | None = None
@@ -181,35 +250,78 @@ class _Assign:
             except TemporaryError as error:
                 what = f"{what}; then {error.message}"
             else:
-                if current.droplet_id == self.target:
+                if current.droplet_id == self.goal.target:
                     return current
             if attempt == reads or self._limit().is_over():
                 break
-            await self._pause(min(_POLL_MOST_S, self.backoff.wait_s(attempt), self._limit().remaining_s()))
+            await self._pause(attempt)
         self.mandate.check()
+        if ended is not None and current is not None:
+            await self._check_rival(ended, current)
         owner = _name(current) if current is not None else "unknown"
-        msg = f"{what}, but the owner of {self.address} is {owner}, not Droplet {self.target}"
+        msg = f"{what}, but the owner of {self.goal.address} is {owner}, not Droplet {self.goal.target}"
+        raise self._note(msg, cause)
+
+    async def _explain(self, error: TemporaryError) -> ReservedIp:
+        """Find out by reading why the POST was refused; that we own the IP already is success."""
+        refusal = await self.api.explain_refusal(self.goal.address, self.goal.target, self._call_s())
+        self.record.after = refusal.reserved
+        self._check_region(refusal.reserved)
+        if refusal.reserved.droplet_id == self.goal.target:
+            return refusal.reserved
+        if refusal.is_final and refusal.sentence is not None:
+            raise PermanentError(refusal.sentence, kind="refused_assign", request_id=error.request_id)
+        if refusal.sentence is None and self.goal.has_anchor is False:
+            msg = f"Droplet {self.goal.target} has no anchor IP, which a reserved IP needs ({error.message})"
+            raise PermanentError(msg, kind="no_anchor", request_id=error.request_id)
+        hidden = ", and nothing that can be read says why" if ":" not in self.goal.address else _NO_WHY_V6
+        raise self._note(refusal.sentence or f"{error.message}{hidden}", error)
+
+    async def _check_rival(self, ended: Action, current: ReservedIp) -> None:
+        """Two masters never fight (I6): an IP that was moved away again is taken back once for each MASTER event."""
+        newest = await self.api.read_newest_action(self.goal.address, self._call_s())
+        is_rival = newest is not None and newest.id > ended.id
+        self.goal.contest.losses += is_rival
+        self.goal.contest.unexplained += not is_rival
+        if self.goal.contest.losses > 1 or (newest is None and self.goal.contest.unexplained > _UNEXPLAINED_MOST):
+            by = f" by {newest}" if newest is not None else ""
+            msg = (
+                f"{self.goal.address} was moved to {_name(current)} again{by} after it had come here: somebody else wants it; "
+                f"it is not taken back without a new VRRP event"
+            )
+            raise PermanentError(msg, kind="owner_changed")
+
+    def _check_region(self, current: ReservedIp) -> None:
+        region, target = self.goal.region, self.goal.target
+        if region is not None and current.region is not None and current.region != region:
+            msg = (
+                f"reserved IP {current.address} is of region {current.region}, Droplet {target} of {region}: "
+                f"it can never be assigned there; correct reserved_ip"
+            )
+            raise ConfigError(msg, kind="region")
+
+    def _note(self, message: str, cause: TemporaryError | None) -> TemporaryError:
+        """Keep what went wrong: the round's end names it."""
         self.cause = TemporaryError(
-            msg,
+            message,
             kind=cause.kind if cause is not None else "wrong_owner",
             request_id=cause.request_id if cause is not None else None,
             retry_after_s=cause.retry_after_s if cause is not None else None,
         )
-        raise self.cause
+        return self.cause
 
     def _limit(self) -> Deadline:
         """Return the deadline; once the mandate has ended, the time that is left to see what became of the POST."""
-        if self.mandate.is_revoked and self.aftermath is None:
-            self.aftermath = self.deadline.no_later_than(AFTERMATH_S)
         return self.aftermath or self.deadline
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait. A mandate that ends meanwhile shortens the wait once; afterwards it no longer does."""
+    async def _pause(self, attempt: int) -> None:
+        """Wait between two polls. A mandate that ends meanwhile shortens the wait once; afterwards it no longer does."""
         mandate = Mandate() if self.mandate.is_revoked else self.mandate
-        await pause(seconds, clock=self.deadline.clock, mandate=mandate)
+        seconds = min(_POLL_MOST_S, self.backoff.wait_s(attempt)) * self.api.poll_factor()
+        await pause(min(seconds, self._limit().remaining_s()), clock=self.deadline.clock, mandate=mandate, wake=self.wake)
 
-    def _call_s(self, limit: Deadline) -> float:
-        return max(0.5, min(_CALL_S, limit.remaining_s()))
+    def _call_s(self) -> float:
+        return max(0.5, min(_CALL_S, self._limit().remaining_s()))
 
 
 def _name(current: ReservedIp) -> str:

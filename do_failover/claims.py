@@ -14,6 +14,7 @@ counts for nothing. Not guaranteed: anything across machines; that is VRRP's job
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -82,6 +83,34 @@ def read_age_s(pid: int) -> float:
     return max(0.0, uptime - order.start_ticks / os.sysconf("SC_CLK_TCK"))
 
 
+class Turn:
+    """The right to run a failover of one reserved IP now; the kernel ends it with the process at the latest."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Hold the locked file."""
+        self._file = file
+
+    def sign(self, running: Running) -> None:
+        """Say who has it, so that a newer event knows whom to tell."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(msgspec.json.encode(running))
+        self._file.flush()
+
+    def end(self) -> None:
+        """Give it up: nobody is to be told any more."""
+        with contextlib.suppress(OSError):
+            self._file.seek(0)
+            self._file.truncate()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def describe_newer(newer: Latest) -> str:
+    """Return the sentence of a superseded failover."""
+    return f"superseded by the newer event {newer.event} (process {newer.pid})"
+
+
 class Claims:
     """The files of one run_dir, for this process."""
 
@@ -111,10 +140,12 @@ class Claims:
                 self._supersede(address, event)
         return None
 
-    def find_newer(self, event: NotifyEvent) -> Latest | None:
-        """Return the event that superseded this one, if there is one."""
+    def find_newer(self, event: NotifyEvent, *, is_manual: bool = False) -> Latest | None:
+        """Return the event that superseded this process, if there is one: any newer one, a person's only by MASTER."""
         latest = self.read_latest(event)
-        return latest if latest is not None and latest.order > self._order else None
+        if latest is None or latest.order <= self._order:
+            return None
+        return None if is_manual and latest.event.state is not VrrpState.MASTER else latest
 
     def read_latest(self, event: NotifyEvent) -> Latest | None:
         """Return the newest event of this name, of this boot."""
@@ -125,29 +156,29 @@ class Claims:
         latest = self._read_latest(f"{kind}-{name}")
         return latest.event.state if latest is not None else None
 
-    def try_start(self, reserved_ip: str, event: NotifyEvent | None) -> IO[bytes] | Latest | None:
-        """Take the reserved IP's turn.
+    def try_start(self, reserved_ip: str, event: NotifyEvent, *, is_manual: bool = False) -> Turn | Latest | None:
+        """Take the reserved IP's turn, for an event; or for a person, who names the event that would supersede this.
 
-        Returns the open file that holds the turn (close it to end the turn); None while another
-        process has it; or, for an event, the newer event that superseded it meanwhile.
+        Returns the turn; None while another process has it; or the newer event that superseded it
+        meanwhile. Raises TemporaryError (kind "claims") where the files can't be used.
         """
         path = self._dir / f"{quote(reserved_ip, safe='')}.running"
-        turn = self._open(path)
         try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            turn.close()
-            return None
-        key = f"{event.type}-{event.name}" if event is not None else "manual"
-        with self._locked(key):
-            newer = self.find_newer(event) if event is not None else None
-            if newer is not None:
-                turn.close()
-                return newer
-            turn.seek(0)
-            turn.truncate()
-            turn.write(msgspec.json.encode(Running(self._order.start_ticks, self._order.pid, event is None)))
-            turn.flush()
+            file = self._open(path)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return None
+            turn = Turn(file)
+            with self._locked(f"{event.type}-{event.name}"):
+                newer = self.find_newer(event, is_manual=is_manual)
+                if newer is not None:
+                    turn.end()
+                    return newer
+                turn.sign(Running(self._order.start_ticks, self._order.pid, is_manual))
+        except OSError as error:
+            raise _explain(path, error) from None
         return turn
 
     def read_running(self, reserved_ip: str) -> Running | None:
@@ -184,8 +215,12 @@ class Claims:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        with self._open(self._dir / f"{quote(key, safe='')}.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        path = self._dir / f"{quote(key, safe='')}.lock"
+        with self._open(path) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise _explain(path, error) from None
             yield
 
     def _open(self, path: Path) -> IO[bytes]:

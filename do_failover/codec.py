@@ -35,9 +35,10 @@ def encode_report(report: FailoverReport) -> bytes:
         return msgspec.json.encode(_replace_surrogates(document))
 
 
-def encode_reports(reports: Sequence[FailoverReport]) -> bytes:
+def encode_reports(reports: Sequence[FailoverReport], worst: FailoverReport) -> bytes:
     """Return several reports of one event (an instance with more than one reserved IP) as one JSON object."""
-    return b'{"schema":%d,"reports":[%s]}' % (SCHEMA, b",".join(encode_report(report) for report in reports))
+    head = b'"schema":%d,"outcome":"%s","exit_code":%d' % (SCHEMA, worst.outcome.encode(), worst.exit_code)
+    return b'{%s,"reports":[%s]}' % (head, b",".join(encode_report(report) for report in reports))
 
 
 def decode_report(data: bytes) -> FailoverReport:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from do_failover.errors import ConfigError
+from do_failover.foreign import parse_unicast
 
 DEFAULT_PATH = Path("/etc/do-failover/config.toml")
 
@@ -157,12 +158,52 @@ def find_file_nits(config: Config) -> list[str]:
         if name is None:
             continue
         try:
-            mode = Path(name).expanduser().stat().st_mode
+            mode = expand_path(name).stat().st_mode
         except OSError:
             continue  # whoever needs the file says that it is missing
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             nits.append(f"{key} {name} has mode {stat.S_IMODE(mode):04o}: others can use it; chmod 0640 (or 0600) {name}")
     return nits
+
+
+def find_missing_files(config: Config) -> list[str]:
+    """Return one sentence for each file that the configuration names and that can't be read: looked for by daylight."""
+    named = {
+        "digitalocean.ca_file": config.digitalocean.ca_file,
+        "peers.identity_file": config.peers.identity_file,
+        "peers.known_hosts": config.peers.known_hosts,
+        "peers.ssh_config": config.peers.ssh_config,
+    }
+    problems = []
+    for key, name in named.items():
+        if name is None:
+            continue
+        try:
+            with expand_path(name).open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            problems.append(f"{key}: {name} cannot be read ({error.strerror})")
+    return problems
+
+
+def expand_path(name: str) -> Path:
+    """Expand `~`. What can't be expanded, or can't be a path at all, becomes one that nothing is found at."""
+    try:
+        return Path(name.replace("\0", "?")).expanduser()
+    except RuntimeError:
+        return Path("/") / name  # no longer begins with `~`, for whoever expands it again
+
+
+def find_notes(config: Config) -> list[str]:
+    """Return one sentence for each key that is accepted, and that this version doesn't act on yet."""
+    default = FailoverConfig(reserved_ip="")
+    notes = []
+    for number, entry in enumerate(config.failover):
+        if entry.refresh_s != default.refresh_s or entry.routers:
+            notes.append(f"failover[{number}]: refresh_s and routers are for the daemon, which this version doesn't have")
+    if config.keepalived != KeepalivedConfig():
+        notes.append("keepalived: pid_file and fifo are for the daemon, which this version doesn't have")
+    return notes
 
 
 def find_failover(config: Config, reserved_ip: str | None) -> FailoverConfig:
@@ -200,14 +241,17 @@ def _read_failovers(reader: _Reader, value: object) -> tuple[FailoverConfig, ...
         try:
             entries.append(_with_canonical_address(entry))
         except ValueError:
-            reader.problems.append(f"{where}.reserved_ip: {entry.reserved_ip!r} is not an IPv4 or IPv6 address")
+            reader.problems.append(f"{where}.reserved_ip: {entry.reserved_ip!r} is not a unicast IPv4 or IPv6 address")
     _check_twice(reader, entries)
     return tuple(entries)
 
 
 def _with_canonical_address(entry: FailoverConfig) -> FailoverConfig:
     values = {item.name: getattr(entry, item.name) for item in fields(entry)}
-    return FailoverConfig(**{**values, "reserved_ip": str(ipaddress.ip_address(entry.reserved_ip))})
+    address = parse_unicast(entry.reserved_ip)
+    if address is None:
+        raise ValueError(entry.reserved_ip)
+    return FailoverConfig(**{**values, "reserved_ip": address})
 
 
 def _check_twice(reader: _Reader, entries: list[FailoverConfig]) -> None:
@@ -218,8 +262,12 @@ def _check_twice(reader: _Reader, entries: list[FailoverConfig]) -> None:
 
 def _check_urls(reader: _Reader, value: DigitalOceanConfig) -> None:
     for key in ("api_url", "metadata_url"):
-        parts = urlsplit(getattr(value, key))
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(getattr(value, key))
+            is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            is_url = False
+        if not is_url or not parts.hostname:
             reader.problems.append(f"digitalocean.{key}: {getattr(value, key)!r} is not an http(s) URL")
         elif key == "api_url" and parts.scheme == "http" and not _is_loopback(parts.hostname):
             reader.problems.append("digitalocean.api_url: plain http would send the token in clear; use https")

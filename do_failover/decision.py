@@ -32,18 +32,26 @@ _LETS_GO = {VrrpState.BACKUP, VrrpState.FAULT, VrrpState.STOP, VrrpState.DELETED
 _PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
 
 
-def decide(event: NotifyEvent | None, *, owner: Owner, target: int) -> Decision:
-    """Decide what becomes of the reserved IP; `target` is the Droplet that is to own it."""
+def decide(event: NotifyEvent | None, *, owner: Owner, target: int | None) -> Decision:
+    """Decide what becomes of the reserved IP; `target` is the Droplet that is to own it, None while this one is unknown."""
     why = f"{event.type} {event.name} is {event.state}" if event is not None else "assigned by hand"
     state = event.state if event is not None else None
     if state in _LETS_GO:
         return Decision(DecisionKind.IGNORE, f"{why}: nothing is assigned, and the reserved IP is never released")
     if state in _PRIORITIES:
         return Decision(DecisionKind.IGNORE, f"{why}: a priority changed, not the state")
-    if owner == target:
+    if target is not None and owner == target:
         return Decision(DecisionKind.ALREADY_OWNER, f"{why}, and the API says that Droplet {target} owns the IP already")
     kind = DecisionKind.REASSERT if state is VrrpState.MASTER_RX_LOWER_PRI else DecisionKind.ASSIGN
-    return Decision(kind, f"{why}{_describe_owner(owner)}: the reserved IP goes to Droplet {target}")
+    where = "this Droplet" if target is None else f"Droplet {target}"
+    return Decision(kind, f"{why}{_describe_owner(owner)}: the reserved IP goes to {where}")
+
+
+def decide_step(steps: str, *, owner: Owner, target: int | None) -> Decision:
+    """Decide for single steps that a person asked for: nothing is assigned."""
+    if target is not None and owner == target:
+        return Decision(DecisionKind.ALREADY_OWNER, f"{steps} by hand, and the API says that Droplet {target} owns the IP")
+    return Decision(DecisionKind.IGNORE, f"{steps} by hand{_describe_owner(owner)}: nothing is assigned")
 
 
 def _describe_owner(owner: Owner) -> str:

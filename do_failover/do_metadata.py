@@ -7,6 +7,7 @@ client is enough for one unencrypted local request, and costs the hot path nothi
 from __future__ import annotations
 
 import asyncio
+import http.client
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from do_failover.errors import TemporaryError
+from do_failover.foreign import clean_text, parse_unicast
 from do_failover.model import Identity
+from do_failover.threads import run_in_thread
 
 if TYPE_CHECKING:
     from do_failover.config import DigitalOceanConfig
 
 TIMEOUT_S = 2.0
+_OPTIONAL_S = 0.25  # where the configuration says all that is needed, the service is not waited for
 _SIZE_LIMIT = 1 << 20
 
 
@@ -62,12 +66,23 @@ async def read_identity(settings: DigitalOceanConfig, *, family: int = 4) -> Ide
     Raises TemporaryError when it doesn't answer and the configuration has no droplet_id.
     """
     try:
-        found = await asyncio.to_thread(_fetch, settings.metadata_url.rstrip("/") + ".json")
+        found = await _ask(settings)
     except TemporaryError:
         if settings.droplet_id is None:
             raise
         found = _Document()
     return _make_identity(found, settings, family)
+
+
+async def _ask(settings: DigitalOceanConfig) -> _Document:
+    """Ask, for a bounded time as a whole: a service that drips its answer is as good as none."""
+    url = settings.metadata_url.rstrip("/") + ".json"
+    is_optional = settings.droplet_id is not None and settings.region is not None
+    limit_s = _OPTIONAL_S if is_optional else TIMEOUT_S
+    try:
+        return await asyncio.wait_for(run_in_thread(lambda: _fetch(url)), limit_s)
+    except TimeoutError:
+        raise _explain(url, f"it did not answer within {limit_s:g} s") from None
 
 
 def _fetch(url: str) -> _Document:
@@ -77,13 +92,16 @@ def _fetch(url: str) -> _Document:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
             body = answer.read(_SIZE_LIMIT)
         return msgspec.json.decode(body, type=_Document)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        msg = (
-            f"the metadata service at {url} did not say who this Droplet is ({reason}); "
-            f"is this a Droplet? Otherwise set digitalocean.droplet_id and region"
-        )
-        raise TemporaryError(msg, kind="metadata") from None
+    except (OSError, ValueError, http.client.HTTPException, msgspec.MsgspecError, RecursionError) as error:
+        raise _explain(url, error.reason if isinstance(error, urllib.error.URLError) else error) from None
+
+
+def _explain(url: str, reason: object) -> TemporaryError:
+    msg = (
+        f"the metadata service at {url} did not say who this Droplet is ({clean_text(str(reason))}); "
+        f"is this a Droplet? Otherwise set digitalocean.droplet_id and region"
+    )
+    return TemporaryError(msg, kind="metadata")
 
 
 def _make_identity(found: _Document, settings: DigitalOceanConfig, family: int) -> Identity:
@@ -92,11 +110,11 @@ def _make_identity(found: _Document, settings: DigitalOceanConfig, family: int) 
     active = holder.ipv4 if family == 4 else holder.ipv6  # noqa: PLR2004 - IPv4
     return Identity(
         droplet_id=settings.droplet_id if settings.droplet_id is not None else found.droplet_id,
-        region=settings.region if settings.region is not None else found.region,
-        hostname=found.hostname,
-        public_address=public.ipv4.ip_address,
-        public_address_v6=public.ipv6.ip_address,
-        anchor_address=public.anchor_ipv4.ip_address,
+        region=settings.region if settings.region is not None else clean_text(found.region),
+        hostname=clean_text(found.hostname),
+        public_address=parse_unicast(public.ipv4.ip_address, 4),
+        public_address_v6=parse_unicast(public.ipv6.ip_address, 6),
+        anchor_address=parse_unicast(public.anchor_ipv4.ip_address, 4),
         has_reserved_ip=active.active,
-        reserved_ip=active.ip_address,
+        reserved_ip=parse_unicast(active.ip_address),
     )

@@ -10,6 +10,7 @@
     ├─ PeerError                     10  one peer failed: `outcome` says which row that is (unreachable, refused)
     ├─ DeadlineError                 1   the round's deadline passed; carries the last cause
     └─ SupersededError               11  a newer event (or SIGTERM) ended this failover
+       └─ InterruptedByPersonError   130 Ctrl-C did
 
 A message says what happened, what it means and what to do. Partial failure (a peer) is a row of
 the report, not an exception. Nothing here ever holds a token.
@@ -64,9 +65,9 @@ class ConfigError(PermanentError):
     kind = "configuration"
     exit_code = 6
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, kind: str | None = None) -> None:
         """Take all problems at once: an operator mends them in one go."""
-        super().__init__("\n".join(problems))
+        super().__init__("\n".join(problems), kind=kind)
         self.problems = problems
 
 
@@ -113,3 +114,10 @@ class SupersededError(FailoverError):
 
     kind = "superseded"
     exit_code = 11
+
+
+class InterruptedByPersonError(SupersededError):
+    """A person's Ctrl-C ended it."""
+
+    kind = "interrupted"
+    exit_code = 130

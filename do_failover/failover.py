@@ -4,136 +4,57 @@
 
 What can overlap, overlaps: the peers are connected to while the API works, and each of them is
 refreshed and proven on its own (I7). `run_failover` always returns a report: an error that ends the
-story is in it. `run_rounds` tells the story again while this node is MASTER (I1).
+story is in it, also one that nobody foresaw.
 """
 
 from __future__ import annotations
 
 import asyncio
+import traceback
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from do_failover import announce, echo, frames, refresh, verify
-from do_failover.assign import AssignApi, AssignRecord, assign_reserved_ip
-from do_failover.clock import Clock, Deadline
-from do_failover.decision import UNKNOWN, decide
-from do_failover.errors import ConfigError, DeadlineError, FailoverError, PermanentError
+from do_failover.assign import AssignRecord, Goal, assign_reserved_ip, check_owner_is_visible
+from do_failover.clock import Deadline
+from do_failover.decision import UNKNOWN, Owner, decide, decide_step
+from do_failover.errors import ConfigError, DeadlineError, FailoverError, PeerError, PermanentError, SupersededError, TemporaryError
 from do_failover.heal import Healer, cancel_all
-from do_failover.model import (
-    DecisionKind,
-    Droplet,
-    FailoverReport,
-    Identity,
-    NotifyEvent,
-    Outcome,
-    Peer,
-    ReservedIp,
-    VrrpState,
-)
+from do_failover.model import Decision, DecisionKind, FailoverReport, Identity, Peer, ReservedIp
 from do_failover.report import Draft
-from do_failover.retry import Attempts, Backoff, call_with_retries, finish_or_stop, pause
+from do_failover.retry import Attempts, call_with_retries, finish_or_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable
 
-    from do_failover.config import FailoverConfig
     from do_failover.mandate import Mandate
+    from do_failover.request import Edges, Request
 
-ALL_STEPS = frozenset({"assign", "announce", "refresh", "verify"})
 _CONFIRM_S = 5.0
-_ROUND_PAUSE = Backoff(first_s=1.0, most_s=30.0)
-
-
-class Api(AssignApi, Protocol):
-    """What the story needs of the API beyond the assign step."""
-
-    async def read_droplet(self, droplet_id: int, timeout_s: float) -> Droplet:
-        """GET one Droplet."""
-        ...
-
-
-class Link(announce.Link, Protocol):
-    """One interface of this machine, open for frames and for listening."""
-
-    def listen(self, ethertype: int, program: frames.Program, note: Callable[[bytes], None], *, is_raw: bool = False) -> None:
-        """Call `note` with each packet (`is_raw`: frame) that the filter lets through."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Edges:
-    """The outside, as the story meets it. A test hands in its own."""
-
-    clock: Clock
-    api: Api
-    read_identity: Callable[[], Awaitable[Identity]]
-    open_link: Callable[[], AbstractAsyncContextManager[Link]]
-    open_peers: Callable[[], AbstractAsyncContextManager[refresh.PeerShell]]
-    is_on_link: Callable[[str], Awaitable[bool]]
-    backoff: Backoff = field(default_factory=Backoff)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for: one entry of the configuration, and how much of the story."""
-
-    entry: FailoverConfig
-    peers: tuple[Peer, ...]
-    run: bytes
-    id: str
-    at: str
-    node: str
-    heard_at: float
-    event: NotifyEvent | None = None
-    to_droplet: int | None = None
-    steps: frozenset[str] = ALL_STEPS
-    round: int = 1
-    warnings: tuple[str, ...] = ()
+_HINT_EVERY_S = 0.2
 
 
 async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe: Callable[..., None]) -> FailoverReport:
-    """Tell the story once, and return its report. Never raises a FailoverError."""
+    """Tell the story once, and return its report. Whatever goes wrong is in it."""
     draft = _start_draft(request, edges, observe)
     story = _Story(request, edges, mandate, draft)
+    telling = asyncio.create_task(story.tell())
     try:
-        await story.tell()
-    except FailoverError as error:
-        draft.error = error
+        await asyncio.wait([telling])
+    finally:
+        await cancel_all([telling])
+    error = None if telling.cancelled() else telling.exception()
+    draft.error = error if isinstance(error, FailoverError) or error is None else _explain_unforeseen(error)
     draft.peers = tuple(verify.judge_peer(evidence, request.entry.reserved_ip) for evidence in story.evidence)
     return draft.finish()
 
 
-async def run_rounds(
-    make_request: Callable[[int], Request],
-    edges: Edges,
-    mandate: Mandate,
-    observe: Callable[..., None],
-    keep: Callable[[FailoverReport], None],
-) -> FailoverReport:
-    """Tell the story round after round until the IP is ours, the mandate ends, or trying is pointless.
-
-    `keep` gets the report of every round. Only an own MASTER event has more than one round: a person
-    reads the report and decides, and an IP that was taken from us is not taken back here (I6).
-    """
-    number = 1
-    while True:
-        request = make_request(number)
-        report = await run_failover(request, edges, mandate, observe)
-        keep(report)
-        if mandate.is_revoked or not _may_try_again(request, report):
-            return report
-        await pause(_ROUND_PAUSE.wait_s(number), clock=edges.clock, mandate=mandate)
-        if mandate.is_revoked:
-            return report
-        number += 1
-
-
-def _may_try_again(request: Request, report: FailoverReport) -> bool:
-    is_master = request.event is not None and request.event.state is VrrpState.MASTER
-    pointless = {"configuration", "owner_changed"}
-    return is_master and report.outcome is Outcome.FAILED and report.error is not None and report.error.kind not in pointless
+def _explain_unforeseen(error: BaseException) -> FailoverError:
+    """Turn a mistake of ours into the report's error, with the place that a bug report needs."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    msg = f"a mistake in do-failover: {type(error).__name__} in {last.name} (line {last.lineno} of {Path(last.filename).name}): {error}"
+    return FailoverError(msg, kind="internal")
 
 
 def _start_draft(request: Request, edges: Edges, observe: Callable[..., None]) -> Draft:
@@ -161,7 +82,7 @@ class _Story:
         self.deadline = Deadline.after(edges.clock, request.entry.deadline_s)
         self.evidence = [verify.PeerEvidence(peer, is_asked=False) for peer in request.peers]
         self.identity = Identity()
-        self.target = request.to_droplet or 0
+        self.target = request.to_droplet
         self.public: str | None = None
         self.region: str | None = None
         self.witness = verify.Witness(request.run)
@@ -172,18 +93,31 @@ class _Story:
     async def tell(self) -> None:
         """Take steps 2 to 6."""
         self.mandate.check()
-        self.draft.decision = decide(self.request.event, owner=UNKNOWN, target=self.target)
-        if self.draft.decision.kind is DecisionKind.IGNORE:
+        self.draft.decision = self.decide(UNKNOWN)
+        if self.is_assigning and self.draft.decision.kind is DecisionKind.IGNORE:
             return
         async with AsyncExitStack() as stack:
             await self.identify()
+            self.draft.decision = self.decide(UNKNOWN)
             await self.start_looking(stack)
             reserved = await self.assign()
             self.mandate.check()
+            if self.target != self.identity.droplet_id or self.public is None:
+                self.public = reserved.owner_public_address
             if reserved.droplet_id == self.identity.droplet_id:
                 await self.open_link(stack)
-            await self.announce_refresh_verify(reserved)
-            await self.confirm_owner()
+            await self.announce_refresh_verify()
+
+    @property
+    def is_assigning(self) -> bool:
+        """Tell whether the IP is to be moved, and not only looked at."""
+        return "assign" in self.request.steps
+
+    def decide(self, owner: Owner) -> Decision:
+        """Decide with what is known of the owner."""
+        if not self.is_assigning:
+            return decide_step(" and ".join(sorted(self.request.steps)), owner=owner, target=self.target)
+        return decide(self.request.event, owner=owner, target=self.target)
 
     async def identify(self) -> None:
         """Learn who this Droplet is; needed unless the IP goes to another one."""
@@ -202,7 +136,7 @@ class _Story:
                     raise
             stage.attempts = max(1, attempts.count)
             self.draft.droplet_id = self.identity.droplet_id
-            self.target = self.request.to_droplet or _require_droplet_id(self.identity)
+            self.target = self.request.to_droplet or _require_droplet_id(self.identity.droplet_id)
             self.region = await self.find_region()
             stage.detail = f"this is Droplet {self.identity.droplet_id} in {self.identity.region}"
         is_v6 = ":" in self.address
@@ -213,7 +147,7 @@ class _Story:
         if self.target == self.identity.droplet_id:
             return self.identity.region
         found = await call_with_retries(
-            lambda: self.edges.api.read_droplet(self.target, max(0.5, self.deadline.remaining_s())),
+            lambda: self.edges.api.read_droplet(_require_droplet_id(self.target), max(0.5, self.deadline.remaining_s())),
             deadline=self.deadline,
             mandate=self.mandate,
             backoff=self.edges.backoff,
@@ -234,44 +168,71 @@ class _Story:
     async def assign(self) -> ReservedIp:
         """Make the target the owner; or, for a single step, only make sure that this Droplet is."""
         record = AssignRecord()
-        with self.draft.stage("assign" if "assign" in self.request.steps else "owner") as stage:
+        with self.draft.stage("assign" if self.is_assigning else "owner") as stage:
             try:
-                if "assign" in self.request.steps:
-                    reserved = await self._assign(record)
-                else:
-                    reserved = await self.read_owner(self.deadline)
-                    record.before = reserved
-                    announce.check_ownership(reserved, self.target)
+                if self.is_assigning:
+                    return await self._assign(record)
+                reserved = await self.read_owner(self.deadline)
+                record.before = reserved
+                announce.check_ownership(reserved, self.target)
+                return reserved
             finally:
                 stage.attempts = max(1, record.attempts.count)
                 stage.detail = record.describe()
-                self.draft.owner_before = record.before.droplet_id if record.before is not None else None
                 self.draft.owner_after = record.owner
                 if record.before is not None:
-                    owner = record.before.droplet_id
-                    self.draft.decision = decide(self.request.event, owner=owner, target=self.target)
-        return reserved
+                    self.draft.owner_before = record.before.droplet_id
+                    self.draft.decision = self.decide(record.before.droplet_id)
 
     async def _assign(self, record: AssignRecord) -> ReservedIp:
-        return await assign_reserved_ip(
-            self.edges.api,
+        is_here, is_v6 = self.target == self.identity.droplet_id, ":" in self.address
+        hint = self.identity.looks_like_owner_of(self.address) if self.identity.has_reserved_ip is not None else None
+        goal = Goal(
             address=self.address,
-            target=self.target,
+            target=_require_droplet_id(self.target),
             region=self.region,
-            deadline=self.deadline,
-            mandate=self.mandate,
-            backoff=self.edges.backoff,
-            record=record,
+            has_anchor=self.identity.anchor_address is not None if is_here and self.identity.public_address and not is_v6 else None,
+            # A person reads the owner first: before and after are worth a call, and nobody waits for milliseconds.
+            is_surely_elsewhere=is_here and hint is False and self.request.event is not None,
+            contest=self.request.contest,
         )
+        wake = asyncio.Event()
+        watching = asyncio.create_task(self._watch_hint(wake)) if is_here and hint is False else None
+        try:
+            return await assign_reserved_ip(
+                self.edges.api,
+                goal=goal,
+                deadline=self.deadline,
+                mandate=self.mandate,
+                backoff=self.edges.backoff,
+                record=record,
+                wake=wake,
+            )
+        finally:
+            await cancel_all([watching] if watching is not None else [])
+
+    async def _watch_hint(self, wake: asyncio.Event) -> None:
+        """Wake the assign step as soon as the metadata service says that the IP is here: local, and cheaper than the API."""
+        while True:
+            await self.edges.clock.sleep(_HINT_EVERY_S)
+            try:
+                found = await self.edges.read_identity()
+            except TemporaryError:
+                continue
+            if found.looks_like_owner_of(self.address):
+                wake.set()
+                return
 
     async def read_owner(self, deadline: Deadline) -> ReservedIp:
         """Read the reserved IP, by the one retry policy."""
-        return await call_with_retries(
+        reserved = await call_with_retries(
             lambda: self.edges.api.read_reserved_ip(self.address, max(0.5, deadline.remaining_s())),
             deadline=deadline,
             mandate=self.mandate,
             backoff=self.edges.backoff,
         )
+        check_owner_is_visible(reserved)
+        return reserved
 
     async def open_link(self, stack: AsyncExitStack) -> None:
         """Open the interface for the announcements and for the witness: the IP is here.
@@ -286,8 +247,8 @@ class _Story:
             answers = frames.build_acknowledgement_filter(family, link.lladdr)
             note = announcer.note_acknowledgement
             link.listen(frames.ACKNOWLEDGEMENT_ETHERTYPE[family], answers, note, is_raw=True)
-        except PermanentError as error:
-            if "assign" not in self.request.steps:
+        except FailoverError as error:
+            if not self.is_assigning or isinstance(error, SupersededError):
                 raise
             self.draft.warnings.append(f"nothing is announced, and no peer can be proven healed: {error.message}")
             return
@@ -296,13 +257,11 @@ class _Story:
         if "announce" in self.request.steps and await self.edges.is_on_link(self.address):
             announcer.include(self.address)
 
-    async def announce_refresh_verify(self, reserved: ReservedIp) -> None:
+    async def announce_refresh_verify(self) -> None:
         """Announce, and beside it refresh and prove each peer; at the end, the owner once more.
 
         Ends early when the mandate or the time does.
         """
-        if self.target != self.identity.droplet_id or self.public is None:
-            self.public = reserved.owner_public_address
         work = [self._announce()] if self.announcer is not None and "announce" in self.request.steps else []
         if self.looks:
             work.append(self._refresh())
@@ -333,7 +292,12 @@ class _Story:
         healer = self._make_healer()
         with self.draft.stage("refresh") as stage:
             try:
-                await asyncio.gather(*(healer.heal(evidence, self.looks[evidence.peer]) for evidence in self.evidence))
+                ended = await asyncio.gather(
+                    *(healer.heal(evidence, self.looks[evidence.peer]) for evidence in self.evidence), return_exceptions=True
+                )
+                for evidence, error in zip(self.evidence, ended, strict=True):
+                    if error is not None:  # one peer's answer that nobody foresaw is that peer's row (I7)
+                        evidence.error = PeerError(f"{evidence.peer.host}: {_explain_unforeseen(error).message}", kind="command")
             finally:
                 reached = sum(evidence.attempts > 0 for evidence in self.evidence)
                 stage.detail = f"{reached} of {len(self.evidence)} peers were made to ping {self.public or 'nothing'} and {self.address}"
@@ -375,11 +339,11 @@ class _Story:
             raise PermanentError(msg, kind="owner_changed")
 
 
-def _require_droplet_id(identity: Identity) -> int:
-    if identity.droplet_id is None:
+def _require_droplet_id(droplet_id: int | None) -> int:
+    if droplet_id is None:
         msg = "the metadata service names no Droplet id, and digitalocean.droplet_id is not set: this Droplet is unknown"
-        raise ConfigError(msg)
-    return identity.droplet_id
+        raise ConfigError(msg, kind="identity")
+    return droplet_id
 
 
 def _name(droplet_id: int | None) -> str:

@@ -18,12 +18,12 @@ class Mandate:
     def __init__(self) -> None:
         """Start with the right in force."""
         self._revoked = asyncio.Event()
-        self.reason: str | None = None
+        self.error: SupersededError | None = None
 
-    def revoke(self, reason: str) -> None:
+    def revoke(self, reason: str, error: type[SupersededError] = SupersededError) -> None:
         """End it, with a sentence for the report. Later reasons are ignored."""
         if not self._revoked.is_set():
-            self.reason = reason
+            self.error = error(reason)
             self._revoked.set()
 
     @property
@@ -37,5 +37,5 @@ class Mandate:
 
     def check(self) -> None:
         """Raise SupersededError when it has ended: to be called before anything new is started."""
-        if self._revoked.is_set():
-            raise SupersededError(self.reason or "superseded")
+        if self.error is not None:
+            raise self.error

@@ -89,10 +89,30 @@ class ActionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action of the API."""
+    """One action of the API; what it does and since when, where the API said so."""
 
     id: int
     status: ActionStatus
+    type: str | None = None
+    started_at: str | None = None
+
+    def __str__(self) -> str:
+        """Describe it for a sentence."""
+        what = f" ({self.type})" if self.type else ""
+        since = f", begun {self.started_at}" if self.started_at else ""
+        return f"action {self.id}{what}{since}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an assign was refused, as found by reading; None where nothing that can be read explains it.
+
+    `is_final`: it can't pass with time, somebody has to change something.
+    """
+
+    sentence: str | None
+    reserved: ReservedIp
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

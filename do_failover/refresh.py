@@ -51,7 +51,7 @@ class Echoes:
 
 def make_look_command(public: str | None, reserved: str) -> str:
     """Return what a peer runs while the API works: its routes to both addresses."""
-    return _join([_section(f"route {address}", _route(address)) for address in (public, reserved) if address])
+    return _join([_section(f"route {_address(address)}", _route(address)) for address in (public, reserved) if address])
 
 
 def make_refresh_command(public: str | None, reserved: str, pattern: str) -> str:
@@ -141,8 +141,12 @@ def _route(address: str) -> str:
 
 
 def _address(text: str) -> str:
-    """Return the address as text that is safe in a shell command. Raises ValueError."""
-    return str(ipaddress.ip_address(text))
+    """Return the address as text that is safe in a shell command. Raises ValueError, also for a scope id: it may hold any text."""
+    address = ipaddress.ip_address(text)
+    if "%" in str(address):
+        msg = "an address with a scope id is not used in a command"
+        raise ValueError(msg)
+    return str(address)
 
 
 def _hex(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from do_failover.errors import FailoverError
+from do_failover.errors import FailoverError, SupersededError
 from do_failover.model import (
     Decision,
     DecisionKind,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from do_failover.clock import Clock
 
-EXIT_DONE, EXIT_FAILED, EXIT_UNPROVEN, EXIT_SUPERSEDED = 0, 1, 10, 11
+EXIT_DONE, EXIT_UNPROVEN = 0, 10
 _ROWS_SHOWN = 12
 _STAGES = ("identify", "assign", "owner", "announce", "refresh", "verify")  # the flow's order, whatever ended first
 
@@ -115,8 +115,7 @@ class Draft:
 def judge(error: FailoverError | None, peers: tuple[PeerResult, ...]) -> tuple[Outcome, int]:
     """Return how a failover ended, and the exit code of the contract. A skipped peer was not asked: it doesn't count."""
     if error is not None:
-        superseded = error.exit_code == EXIT_SUPERSEDED
-        return (Outcome.SUPERSEDED if superseded else Outcome.FAILED), error.exit_code
+        return (Outcome.SUPERSEDED if isinstance(error, SupersededError) else Outcome.FAILED), error.exit_code
     if all(peer.outcome in {PeerOutcome.HEALED, PeerOutcome.SKIPPED} for peer in peers):
         return Outcome.DONE, EXIT_DONE
     return Outcome.PARTIAL, EXIT_UNPROVEN

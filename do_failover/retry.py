@@ -93,7 +93,7 @@ async def call_with_retries(  # noqa: PLR0913 - one policy, all of its knobs by 
                 return await call()
     except TemporaryError as error:
         tally.last_error = error
-        msg = f"the deadline passed after {_times(tally.count)}; the last cause: {error.message}"
+        msg = f"{_describe_end(error, deadline)} after {_times(tally.count)}; the last cause: {error.message}"
         raise DeadlineError(msg, request_id=error.request_id) from error
     msg = "unreachable: tenacity either returns or raises"
     raise AssertionError(msg)
@@ -112,6 +112,12 @@ async def pause(seconds: float, *, clock: Clock, mandate: Mandate, wake: asyncio
         await asyncio.gather(*waits, return_exceptions=True)
     if wake is not None:
         wake.clear()
+
+
+def _describe_end(error: TemporaryError, deadline: Deadline) -> str:
+    if error.retry_after_s is not None and error.retry_after_s > deadline.remaining_s() > 0:
+        return f"the API asks to wait {error.retry_after_s:g} s, which is beyond the deadline: given up"
+    return "the deadline passed"
 
 
 def _times(count: int) -> str:

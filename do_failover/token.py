@@ -6,6 +6,7 @@ The token is never logged, never part of an error, and never leaves by any other
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VARIABLE = "DIGITALOCEAN_ACCESS_TOKEN"
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 DEFAULT_FILE = "/etc/do-failover/token"
 
 
@@ -26,33 +28,37 @@ class TokenSource:
         self._variable = environ.get(VARIABLE, "").strip()
         credentials = environ.get("CREDENTIALS_DIRECTORY")
         if token_file is not None:
-            self._file = Path(token_file).expanduser()
+            self._file = Path(token_file)
         elif credentials and (Path(credentials) / "token").exists():
             self._file = Path(credentials) / "token"
         else:
             self._file = Path(DEFAULT_FILE)
 
-    def read(self) -> str:
-        """Return the token. Raises ConfigError, without the file's content, when there is none."""
+    def read(self) -> tuple[str, ...]:
+        """Return the tokens, one a line (or comma in the variable); the later ones stand in for the first.
+
+        Raises ConfigError (kind "token"), without the file's content, when there is none.
+        """
         if self._variable:
-            return self._checked(self._variable, f"${VARIABLE}")
+            return self._checked(self._variable.split(","), f"${VARIABLE}")
         try:
-            text = self._file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            text = Path(self._file).expanduser().read_text()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text, or its path is none"
             msg = (
                 f"no API token: {self._file} cannot be read ({reason}), and ${VARIABLE} is not set; "
                 f"write the token to that file (mode 0600) or name another in digitalocean.token_file"
             )
-            raise ConfigError(msg) from None
-        return self._checked(text.strip(), str(self._file))
+            raise ConfigError(msg, kind="token") from None
+        return self._checked(text.splitlines(), str(self._file))
 
     @staticmethod
-    def _checked(token: str, source: str) -> str:
-        if not token:
+    def _checked(lines: list[str], source: str) -> tuple[str, ...]:
+        tokens = tuple(line.strip() for line in lines if line.strip())
+        if not tokens:
             msg = f"no API token: {source} is empty"
-            raise ConfigError(msg)
-        if not token.isascii() or not token.isprintable() or " " in token:
-            msg = f"no API token: {source} must hold one token and nothing else"
-            raise ConfigError(msg)
-        return token
+            raise ConfigError(msg, kind="token")
+        if not all(_TOKEN.fullmatch(token) for token in tokens):
+            msg = f"no API token: {source} must hold one token a line, and nothing else"
+            raise ConfigError(msg, kind="token")
+        return tokens

@@ -8,6 +8,7 @@ an old owner whose kernel still answers makes every other sign look healthy).
     the peer's echo request arrived here                       healed
     no SSH: not reachable / key or host key refused            unreachable / refused
     nothing can be witnessed here (the owner is elsewhere)     unproven
+    the failover ended before it was refreshed                 unproven
     its ping can't carry the pattern (BusyBox)                 unproven
     a reserved IP on its link, and its entry names another     stale
     the reserved IP answered, yet nothing arrived here         stale     somebody else answers: the old owner
@@ -107,8 +108,16 @@ def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str |
         return outcome, error.message
     if not evidence.can_be_witnessed:
         return PeerOutcome.UNPROVEN, "the owner is another Droplet: its arrivals can't be witnessed from here"
+    if evidence.attempts == 0:
+        return PeerOutcome.UNPROVEN, error.message if error is not None else "the failover ended before this peer was refreshed"
     if not evidence.is_marked:
         return PeerOutcome.UNPROVEN, "it was refreshed, but its ping can't carry the pattern (BusyBox): install iputils-ping there"
+    return _judge_silence(evidence, reserved_ip)
+
+
+def _judge_silence(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str | None]:
+    """Say what it means that a peer was refreshed and nothing of it arrived."""
+    error = evidence.error
     if _has_foreign_entry(evidence, reserved_ip):
         entry = evidence.neighbour
         held = entry.lladdr if entry is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import struct
@@ -10,16 +11,31 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Self
 
+from do_failover.assign import Contest
 from do_failover.config import FailoverConfig
 from do_failover.errors import FailoverError, PeerError
-from do_failover.failover import ALL_STEPS, Edges, Request, run_failover, run_rounds
+from do_failover.failover import run_failover
 from do_failover.mandate import Mandate
-from do_failover.model import Action, ActionStatus, Droplet, FailoverReport, Identity, NotifyEvent, NotifyType, Peer, ReservedIp, VrrpState
+from do_failover.model import (
+    Action,
+    ActionStatus,
+    Droplet,
+    FailoverReport,
+    Identity,
+    NotifyEvent,
+    NotifyType,
+    Peer,
+    Refusal,
+    ReservedIp,
+    VrrpState,
+)
+from do_failover.request import ALL_STEPS, Edges, Request
 from do_failover.retry import Backoff
+from do_failover.rounds import run_rounds
 from tests.virtual_time import VirtualClock, run_virtually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 IP, PUBLIC, ANCHOR, OLD, ME = "203.0.113.47", "198.18.0.12", "10.17.0.6", 1, 2
 LLADDR = bytes.fromhex("02000000000c")
@@ -54,6 +70,9 @@ class Region:
     send_error: FailoverError | None = None
     fails_from: float = 1e18  # from then on (virtual seconds) the API answers nothing useful
     droplet_region: str = "nyc3"
+    public_shown: str | None = None
+    is_owner_visible: bool = True
+    route_sources: dict[str, str] = field(default_factory=dict)
     moves: list[tuple[float, int]] = field(default_factory=list)
     lladdr = LLADDR
 
@@ -74,7 +93,18 @@ class Region:
 
     async def read_reserved_ip(self, address: str, timeout_s: float) -> ReservedIp:
         await self._call()
-        return ReservedIp(IP, "nyc3", self.owner, owner_public_address={OLD: "198.18.0.11", ME: PUBLIC}.get(self.owner or 0))
+        public = {OLD: "198.18.0.11", ME: PUBLIC}.get(self.owner or 0) if self.public_shown is None else self.public_shown
+        return ReservedIp(IP, "nyc3", self.owner, self.is_owner_visible, bool(self.moves), public)
+
+    async def read_newest_action(self, address: str, timeout_s: float) -> Action | None:
+        await self._call()
+        return Action(len(self.posts), ActionStatus.IN_PROGRESS if self.moves else ActionStatus.COMPLETED)
+
+    async def explain_refusal(self, address: str, droplet_id: int, timeout_s: float) -> Refusal:
+        return Refusal(None, await self.read_reserved_ip(address, timeout_s))
+
+    def poll_factor(self) -> float:
+        return 1.0
 
     async def read_droplet(self, droplet_id: int, timeout_s: float) -> Droplet:
         await self._call()
@@ -130,7 +160,9 @@ class Region:
     def _route(self, peer: Peer, address: str) -> str:
         has_gateway = address == IP and peer.host not in self.on_link
         gateway = {"gateway": "198.18.0.1"} if has_gateway else {}
-        return json.dumps([{"dst": address, **gateway, "dev": "eth0", "prefsrc": f"198.18.1.{peer.number + 1}"}])
+        return json.dumps(
+            [{"dst": address, **gateway, "dev": "eth0", "prefsrc": self.route_sources.get(peer.host, f"198.18.1.{peer.number + 1}")}]
+        )
 
     def _ping(self, peer: Peer, command: str) -> str:
         if PUBLIC in command and peer.host not in self.is_stubborn:
@@ -203,6 +235,11 @@ def tell(
 ) -> Told:
     """Run the real story against the region."""
     reports: list[FailoverReport] = []
+    contest = Contest()
+
+    @contextlib.asynccontextmanager
+    async def nullturn() -> AsyncIterator[None]:
+        yield
 
     async def on_link(_: str) -> bool:
         return is_on_link
@@ -237,10 +274,11 @@ def tell(
                 to_droplet=to_droplet,
                 steps=steps,
                 round=number,
+                contest=contest,
             )
 
         if rounds:
-            await run_rounds(make_request, edges, mandate, lambda _: None, reports.append)
+            await run_rounds(make_request, edges, mandate, take_turn=nullturn, observe=lambda _: None, keep=reports.append)
         else:
             reports.append(await run_failover(make_request(1), edges, mandate, lambda _: None))
         assert len(asyncio.all_tasks()) == 1, "the story left a task behind"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -90,15 +91,10 @@ def run(arguments: Sequence[str]) -> int:
     except FailoverError as error:
         print_failure(error.kind, error.message, error.exit_code, error.request_id, wants_json=wants_json)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output is gone: nobody to tell
-        return 1
     return code if isinstance(code, int) else 0
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Tell whether JSON was asked for, also where the arguments can't be parsed."""
-    joined = " ".join(arguments)
-    if any(form in joined for form in ("-o json", "--output json", "--output=json", "-ojson")):
-        return True
-    return os.environ.get("DO_FAILOVER_OUTPUT") == "json" and "-o text" not in joined
+    found = re.findall(r"(?:^| )(?:-[a-zA-Z]*o[ =]?|--output[ =])(json|text)(?= |$)", " ".join(arguments))
+    return (found[-1] if found else os.environ.get("DO_FAILOVER_OUTPUT")) == "json"

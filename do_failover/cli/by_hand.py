@@ -9,26 +9,26 @@ import click
 
 from do_failover import do_metadata
 from do_failover.cli import plan
+from do_failover.cli.claiming import open_claims
 from do_failover.cli.options import HELP, common_options, dry_run_option, read_config
-from do_failover.cli.output import print_json, print_lines, warn
-from do_failover.cli.story import Story, live_progress, open_claims, tell
+from do_failover.cli.output import print_json, print_text, warn
+from do_failover.cli.story import Story, live_progress, tell
 from do_failover.cli.wiring import is_on_link, make_api, read_peers
 from do_failover.codec import encode_report
 from do_failover.config import Config, FailoverConfig, find_failover
 from do_failover.errors import FailoverError
-from do_failover.failover import ALL_STEPS
 from do_failover.model import Identity, VrrpState
-from do_failover.report import render_lines
+from do_failover.request import ALL_STEPS
 
 if TYPE_CHECKING:
     from do_failover.claims import Claims
 
-EXIT_INTERRUPTED = 130
-
 
 @click.command(context_settings=HELP, epilog="Example: do-failover assign 203.0.113.47")
 @click.argument("reserved_ip", required=False)
-@click.option("--to", "to_droplet", type=click.IntRange(min=1), metavar="DROPLET_ID", help="Another Droplet than this one.")
+@click.option(
+    "--to", "to_droplet", type=click.IntRange(min=1), metavar="DROPLET_ID", envvar="DO_FAILOVER_TO", help="Another Droplet than this one."
+)
 @click.option("--no-refresh", is_flag=True, envvar="DO_FAILOVER_NO_REFRESH", help="Don't touch the peers.")
 @dry_run_option
 @common_options
@@ -117,12 +117,12 @@ def _tell(
         is_verbose=is_verbose,
     )
     with live_progress() as observe:
-        (report,), interrupted = tell(story, claims, observe)
+        (report,) = tell(story, claims, observe)
     if output == "json":
         print_json(encode_report(report))
     else:
-        print_lines(render_lines(report))
-    return EXIT_INTERRUPTED if interrupted else report.exit_code
+        print_text([report])
+    return report.exit_code
 
 
 def _warn_of_vrrp(claims: Claims | None, entry: FailoverConfig, steps: frozenset[str]) -> list[str]:

@@ -7,9 +7,11 @@ import os
 import click
 
 from do_failover.cli.options import HELP, common_options, read_config
-from do_failover.cli.output import print_json
+from do_failover.cli.output import print_json, warn
 from do_failover.cli.wiring import read_peers
+from do_failover.config import find_missing_files, find_notes
 from do_failover.errors import ConfigError
+from do_failover.packets import read_interface
 from do_failover.token import TokenSource
 
 
@@ -33,7 +35,14 @@ def check(
     """
     loaded, problems = read_config(context, config_path)
     peers = read_peers(loaded)
-    problems += peers.nits
+    problems += [*peers.nits, *find_missing_files(loaded)]
+    try:
+        for entry in loaded.failover:
+            read_interface(entry.interface)
+    except ConfigError as error:
+        problems += error.problems
+    for note in find_notes(loaded):
+        warn(note)
     try:
         TokenSource(loaded.digitalocean.token_file, os.environ).read()
     except ConfigError as error:

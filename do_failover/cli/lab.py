@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -35,10 +35,28 @@ def _region_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every lab."""
     for option in (
         _option("action-time", type=click.FloatRange(min=0), default=1.5, show_default=True, help="Seconds that an API action takes."),
+        _option("family", type=click.Choice(["4", "6"]), default="4", show_default=True, help="IP version of the reserved IP."),
         _option("peers", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many same-region Droplets."),
     ):
         function = option(function)
     return function
+
+
+class _FaultText(click.ParamType):  # type: ignore[type-arg]  # it is generic since click 8.4
+    """A script of the API's faults, checked here so that a mistake is said at once. The variable's are split at `;`."""
+
+    name = "fault"
+    envvar_list_splitter: ClassVar[str] = ";"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it, and keep the text."""
+        from do_failover.lab.fault_text import parse_faults
+
+        try:
+            parse_faults(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 _fault = _option("fault", type=click.Choice(_FAULTS), default="fabric", show_default=True, help="How link-layer state goes stale.")
@@ -67,10 +85,17 @@ def lab() -> None:
 @_watch
 @_option("keep", is_flag=True, help="Leave the lab standing afterwards, and say how to look around.")
 @_name
+@_option(
+    "api-fault",
+    type=_FaultText(),
+    multiple=True,
+    help="What goes wrong with the API after the kill, such as 'POST*2:503', 'GET ip:hang-body' or 'action**:404'; may be repeated.",
+)
 @_option("logs", type=click.Path(file_okay=False, path_type=Path), help="Copy all logs here, also of a failed run.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", envvar="DO_FAILOVER_OUTPUT", show_default=True)
 def run_lab(
     peers: int,
+    family: str,
     action_time: float,
     fault: str,
     kill: str,
@@ -78,6 +103,7 @@ def run_lab(
     watch: float | None,
     keep: bool,
     name: str,
+    api_fault: tuple[str, ...],
     logs: Path | None,
     output: str,
 ) -> int:
@@ -88,12 +114,14 @@ def run_lab(
     options = _lab_options(
         peers,
         action_time,
+        family=family,
         fault=fault,
         kill=kill,
         with_tool=not without_tool,
         watch_s=watch,
         mode=Mode.KEEP if keep else Mode.RUN,
         logs=_logs_path(logs),
+        api_fault=";".join(api_fault),
     )
     view = View.for_terminal() if output == "text" else View.silent()
     result, code = asyncio.run(_run(options, view, name))
@@ -109,12 +137,12 @@ def run_lab(
 @_fault
 @_without_tool
 @_name
-def up(peers: int, action_time: float, fault: str, without_tool: bool, name: str) -> int:
+def up(peers: int, family: str, action_time: float, fault: str, without_tool: bool, name: str) -> int:
     """Build a lab that stays: lb1 is MASTER and owner, every peer is served."""
     _require_packages()
     from do_failover.lab.options import Mode
 
-    options = _lab_options(peers, action_time, fault=fault, with_tool=not without_tool, mode=Mode.UP)
+    options = _lab_options(peers, action_time, family=family, fault=fault, with_tool=not without_tool, mode=Mode.UP)
     asyncio.run(_run(options, View.for_terminal(), name))
     _say_how_to_look_around(name)
     return _EXIT_OK
@@ -164,16 +192,17 @@ def down(name: str | None) -> int:
 @_kill
 @_option("watch", type=click.FloatRange(min=0), help="Seconds that each control is watched after its client recovered (10).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", envvar="DO_FAILOVER_OUTPUT", show_default=True)
-def compare(peers: int, action_time: float, kill: str, watch: float | None, output: str) -> int:
+def compare(peers: int, family: str, action_time: float, kill: str, watch: float | None, output: str) -> int:
     """For each fault, the control and the real run side by side."""
     _require_packages()
     from do_failover.lab.result import is_telling
 
     view = View.for_terminal() if output == "text" else View.silent()
     results: list[dict[str, Any]] = []
+    asked = {"family": family, "kill": kill}
     for fault in _FAULTS:
         pair = [
-            _lab_options(peers, action_time, fault=fault, kill=kill, with_tool=with_tool, watch_s=None if with_tool else watch)
+            _lab_options(peers, action_time, **asked, fault=fault, with_tool=with_tool, watch_s=None if with_tool else watch)
             for with_tool in (False, True)
         ]
         results += asyncio.run(_run_side_by_side(pair, view))
@@ -200,8 +229,9 @@ def _require_packages() -> None:
 
 
 def _lab_options(peers: int, action_time: float, **more: Any) -> LabOptions:  # noqa: ANN401 - the fields of LabOptions
-    from do_failover.lab.options import Fault, Kill, LabOptions
+    from do_failover.lab.options import Family, Fault, Kill, LabOptions
 
+    more["family"] = Family(int(more["family"]))
     more["fault"] = Fault(more["fault"])
     more["kill"] = Kill(more.get("kill", "haproxy"))
     return LabOptions(peers=peers, action_time_s=action_time, **more)

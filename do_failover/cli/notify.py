@@ -6,29 +6,44 @@ In keepalived.conf, inside vrrp_instance or vrrp_sync_group:
 
 Ordering (claims.py) works for `notify` only: with `notify_master` alone nobody tells this program
 that mastership was lost, and a failover that still runs could take the IP back from the new MASTER.
+
+What a story needs is imported after this event is known as the newest: BACKUP, started a moment after
+MASTER, ends MASTER's failover before its first request (the imports take longer than that moment).
+keepalived gives its scripts /dev/null for stderr, so whatever goes wrong is in syslog too.
 """
 
 from __future__ import annotations
 
+import secrets
+import socket
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from do_failover.claims import describe_newer
+from do_failover.cli.claiming import open_claims
 from do_failover.cli.options import HELP, common_options, read_config
-from do_failover.cli.output import open_log, print_json, print_lines
-from do_failover.cli.story import Story, describe_newer, open_claims, tell
-from do_failover.cli.wiring import read_peers
+from do_failover.cli.output import open_log, print_json, print_text
 from do_failover.codec import encode_report, encode_reports
 from do_failover.decision import UNKNOWN, decide
 from do_failover.errors import ConfigError, FailoverError, SupersededError
 from do_failover.event import parse_arguments
-from do_failover.model import DecisionKind, NotifyType
-from do_failover.report import render_lines
+from do_failover.history import make_id
+from do_failover.model import DecisionKind, FailoverReport, NotifyType, Outcome, ReportError, VrrpState
 
 if TYPE_CHECKING:
-    from do_failover.claims import Claims
+    import logging
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from do_failover.claims import Claims, Latest
     from do_failover.config import Config, FailoverConfig
     from do_failover.model import NotifyEvent
+
+_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}  # news of a number: it supersedes nothing
 
 
 @click.command(context_settings=HELP, epilog="Example: do-failover notify INSTANCE VI_1 MASTER 150")
@@ -54,30 +69,25 @@ def notify(
     refreshed, and each is proven to reach it here; round after round until a newer event comes.
     BACKUP, FAULT, STOP, DELETED: nothing is assigned or released, and a running failover ends.
     """
-    event = parse_arguments(kind, name, state, priority)
-    config, nits = read_config(context, config_path)
-    entries = find_entries(config, event)
-    claims, warning = open_claims(config)
-    if warning is not None:
-        nits.append(warning)
-    newer = _enter(claims, event, entries, nits)
-    decision = decide(event, owner=UNKNOWN, target=0)
-    if decision.kind is DecisionKind.IGNORE:
-        log = open_log(to_syslog=True, is_verbose=verbose)
-        log.info("%s", decision.reason)
-        if output == "json":
-            print_json(encode_ignored(event, decision.reason))
-        return 0
-    if newer is not None:
-        raise SupersededError(newer)
-    peers = read_peers(config)
-    story = Story(config, entries, peers.peers, (*nits, *peers.nits), event=event, is_verbose=verbose)
-    reports, _ = tell(story, claims, lambda _: None)
-    if output == "json":
-        print_json(encode_report(reports[0]) if len(reports) == 1 else encode_reports(reports))
-    else:
-        print_lines([line for report in reports for line in render_lines(report)])
-    return max(report.exit_code for report in reports)
+    log = open_log(to_syslog=True, is_verbose=verbose)
+    with _everything_logged(log):
+        event = parse_arguments(kind, name, state, priority)
+        config, nits = read_config(context, config_path)
+        entries = find_entries(config, event)
+        claims, warning = open_claims(config)
+        if warning is not None:
+            nits.append(warning)
+        newer = _enter(claims, event, entries, nits)
+        decision = decide(event, owner=UNKNOWN, target=None)
+        if decision.kind is DecisionKind.IGNORE or newer is not None:
+            for nit in nits:
+                log.warning("warning: %s", nit)
+            reason = describe_newer(newer) if newer is not None else decision.reason
+            log.info("%s", reason)
+            is_superseded = newer is not None and decision.kind is not DecisionKind.IGNORE
+            reports = [_make_report(event, entry, reason, is_superseded=is_superseded) for entry in entries]
+            return _print(reports, output)
+        return _print(_tell(config, entries, claims, event, nits, is_verbose=verbose), output)
 
 
 def find_entries(config: Config, event: NotifyEvent) -> tuple[FailoverConfig, ...]:
@@ -94,22 +104,87 @@ def find_entries(config: Config, event: NotifyEvent) -> tuple[FailoverConfig, ..
     return found
 
 
-def _enter(claims: Claims | None, event: NotifyEvent, entries: tuple[FailoverConfig, ...], nits: list[str]) -> str | None:
-    """Make this event the newest of its name; return the sentence of a newer one that is here already."""
-    if claims is None:
+def _enter(claims: Claims | None, event: NotifyEvent, entries: tuple[FailoverConfig, ...], nits: list[str]) -> Latest | None:
+    """Make this event the newest of its name; return a newer one that is here already."""
+    if claims is None or event.state in _PRIORITIES:
         return None
     try:
-        newer = claims.enter(event, tuple(entry.reserved_ip for entry in entries))
+        return claims.enter(event, tuple(entry.reserved_ip for entry in entries))
     except FailoverError as error:
         nits.append(error.message)
         return None
-    return describe_newer(newer) if newer is not None else None
 
 
-def encode_ignored(event: NotifyEvent, reason: str) -> bytes:
-    """Return the JSON of an event that asks for nothing."""
-    import msgspec
+def _tell(
+    config: Config,
+    entries: tuple[FailoverConfig, ...],
+    claims: Claims | None,
+    event: NotifyEvent,
+    nits: list[str],
+    *,
+    is_verbose: bool,
+) -> list[FailoverReport]:
+    from do_failover.cli.story import Story, tell
+    from do_failover.cli.wiring import read_peers
 
-    return msgspec.json.encode(
-        {"schema": 1, "event": event, "decision": DecisionKind.IGNORE, "reason": reason, "outcome": "done", "exit_code": 0}
+    peers = read_peers(config)
+    story = Story(config, entries, peers.peers, (*nits, *peers.nits), event=event, is_verbose=is_verbose)
+    return tell(story, claims, lambda _: None)
+
+
+def _make_report(event: NotifyEvent, entry: FailoverConfig, reason: str, *, is_superseded: bool) -> FailoverReport:
+    """Report an event that asks for nothing, or that was superseded before it began."""
+    at = datetime.now(UTC).astimezone()
+    return FailoverReport(
+        id=make_id(at, secrets.token_bytes(4)),
+        at=at.isoformat(timespec="milliseconds"),
+        node=socket.gethostname(),
+        reserved_ip=entry.reserved_ip,
+        instance=entry.vrrp_name,
+        event=event,
+        decision=DecisionKind.IGNORE,
+        reason=reason,
+        droplet_id=None,
+        owner_before=None,
+        owner_after=None,
+        outcome=Outcome.SUPERSEDED if is_superseded else Outcome.DONE,
+        exit_code=SupersededError.exit_code if is_superseded else 0,
+        error=ReportError(SupersededError.kind, reason) if is_superseded else None,
     )
+
+
+def _print(reports: list[FailoverReport], output: str) -> int:
+    if output == "json":
+        print_json(encode_report(reports[0]) if len(reports) == 1 else encode_reports(reports, find_worst(reports)))
+    else:
+        print_text(reports)
+    return find_worst(reports).exit_code
+
+
+def find_worst(reports: list[FailoverReport]) -> FailoverReport:
+    """Return the report that the exit code is about: a failure before a superseded, before a partial one."""
+    order = (Outcome.DONE, Outcome.PARTIAL, Outcome.SUPERSEDED, Outcome.FAILED)
+    return max(reports, key=lambda report: (order.index(report.outcome), report.exit_code))
+
+
+@contextmanager
+def _everything_logged(log: logging.Logger) -> Iterator[None]:
+    """Send what ends this command to syslog as well: keepalived throws stderr away."""
+
+    def log_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.error("a mistake in do-failover", exc_info=(kind, error, trace))
+
+    sys.excepthook = log_mistake
+    try:
+        yield
+    except ConfigError as error:
+        _log_for_syslog(log, *error.problems)
+        raise
+    except FailoverError as error:
+        _log_for_syslog(log, error.message)
+        raise
+
+
+def _log_for_syslog(log: logging.Logger, *sentences: str) -> None:
+    for sentence in sentences:
+        log.error("%s", sentence, extra={"is_for_syslog_only": True})

@@ -8,27 +8,30 @@ import secrets
 import signal
 import socket
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from do_failover import history
-from do_failover.claims import Claims, Latest, read_age_s
+from do_failover.assign import Contest
+from do_failover.claims import Claims, Latest, Turn, describe_newer, read_age_s
 from do_failover.cli.output import open_log
 from do_failover.cli.wiring import make_api, make_edges
-from do_failover.errors import FailoverError
-from do_failover.failover import ALL_STEPS, Request, run_rounds
+from do_failover.errors import FailoverError, InterruptedByPersonError, TemporaryError
 from do_failover.mandate import Mandate
-from do_failover.model import Stage
+from do_failover.model import NotifyEvent, NotifyType, Stage, VrrpState
 from do_failover.report import make_log_line
+from do_failover.request import ALL_STEPS, Request
+from do_failover.rounds import run_rounds
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from do_failover.config import Config, FailoverConfig
-    from do_failover.model import FailoverReport, NotifyEvent, Peer
+    from do_failover.model import FailoverReport, Peer
     from do_failover.report import OpenStage
 
 _TURN_POLL_S = 0.05
@@ -48,8 +51,8 @@ class Story:
     is_verbose: bool = False
 
 
-def tell(story: Story, claims: Claims | None, observe: Callable[[OpenStage | Stage], None]) -> tuple[list[FailoverReport], bool]:
-    """Tell it for each reserved IP, side by side; return the reports, and whether a person interrupted it."""
+def tell(story: Story, claims: Claims | None, observe: Callable[[OpenStage | Stage], None]) -> list[FailoverReport]:
+    """Tell it for each reserved IP, side by side; return the reports."""
     log = open_log(to_syslog=story.event is not None, is_verbose=story.is_verbose)
     for warning in story.warnings:
         log.warning("warning: %s", warning)
@@ -58,13 +61,11 @@ def tell(story: Story, claims: Claims | None, observe: Callable[[OpenStage | Sta
 
 async def _tell(
     story: Story, claims: Claims | None, observe: Callable[[OpenStage | Stage], None], log: logging.Logger
-) -> tuple[list[FailoverReport], bool]:
+) -> list[FailoverReport]:
     mandate = Mandate()
-    interrupted = asyncio.Event()
-    with _signals(mandate, story.event, claims, interrupted):
+    with _signals(mandate, story.event, claims):
         told = [_tell_one(story, entry, claims, mandate, observe, log) for entry in story.entries]
-        reports = await asyncio.gather(*told)
-    return list(reports), interrupted.is_set()
+        return list(await asyncio.gather(*told))
 
 
 async def _tell_one(
@@ -78,6 +79,7 @@ async def _tell_one(
     api = make_api(story.config)
     edges = make_edges(story.config, entry, api)
     heard_at = edges.clock.now() - read_age_s(os.getpid())
+    contest = Contest()
 
     def make_request(number: int) -> Request:
         at = edges.clock.wall()
@@ -94,73 +96,99 @@ async def _tell_one(
             steps=story.steps,
             round=number,
             warnings=story.warnings,
+            contest=contest,
         )
 
     def keep(report: FailoverReport) -> None:
         _keep(story.config, report, log)
 
-    turn = await _take_turn(claims, entry.reserved_ip, story.event, mandate, log)
     try:
-        return await run_rounds(make_request, edges, mandate, observe, keep)
+        return await run_rounds(
+            make_request,
+            edges,
+            mandate,
+            take_turn=lambda: _turn(claims, entry, story.event, mandate, log),
+            observe=observe,
+            keep=keep,
+        )
     finally:
         api.close()
+
+
+@asynccontextmanager
+async def _turn(
+    claims: Claims | None, entry: FailoverConfig, event: NotifyEvent | None, mandate: Mandate, log: logging.Logger
+) -> AsyncIterator[None]:
+    """Hold this IP's turn (I4); without it where the claims' files can't be used (I9)."""
+    turn = None
+    if claims is not None:
+        try:
+            turn = await _take_turn(claims, entry, event, mandate, log)
+        except FailoverError as error:
+            if error.kind != "claims":
+                raise
+            log.warning("warning: %s", error.message)
+    try:
+        yield
+    finally:
         if turn is not None:
-            turn.close()
+            turn.end()
 
 
 async def _take_turn(
-    claims: Claims | None, reserved_ip: str, event: NotifyEvent | None, mandate: Mandate, log: logging.Logger
-) -> IO[bytes] | None:
-    """Wait until no other process runs a failover of this IP (I4); a newer event revokes the mandate."""
+    claims: Claims, entry: FailoverConfig, event: NotifyEvent | None, mandate: Mandate, log: logging.Logger
+) -> Turn | None:
+    """Wait until no other process runs a failover of this IP; a newer event revokes the mandate; a person's patience ends."""
+    kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
+    awaited = event or NotifyEvent(kind, entry.vrrp_name or "", VrrpState.MASTER)
+    is_manual = event is None
+    limit = time.monotonic() + entry.deadline_s
     has_said = False
-    while claims is not None and not mandate.is_revoked:
-        try:
-            turn = claims.try_start(reserved_ip, event)
-        except FailoverError as error:
-            log.warning("warning: %s", error.message)
-            return None
-        if isinstance(turn, Latest):
-            mandate.revoke(describe_newer(turn))
-            return None
-        if turn is not None:
-            return turn
-        newer = claims.find_newer(event) if event is not None else None
+    while not mandate.is_revoked:
+        turn = claims.try_start(entry.reserved_ip, awaited, is_manual=is_manual)
+        newer = turn if isinstance(turn, Latest) else claims.find_newer(awaited, is_manual=is_manual) if turn is None else None
         if newer is not None:
             mandate.revoke(describe_newer(newer))
             return None
+        if isinstance(turn, Turn):
+            return turn
+        running = claims.read_running(entry.reserved_ip)
+        who = f"process {running.pid}" if running is not None else "another process"
+        if is_manual and time.monotonic() > limit:
+            msg = f"{who} has been running a failover of {entry.reserved_ip} all the time; wait for its end, or end it, and try again"
+            raise TemporaryError(msg, kind="busy")
         if not has_said:
-            running = claims.read_running(reserved_ip)
-            log.info("waiting for process %s, which runs a failover of %s", running.pid if running else "?", reserved_ip)
+            log.info("waiting for %s, which runs a failover of %s", who, entry.reserved_ip)
             has_said = True
         await asyncio.sleep(_TURN_POLL_S)
     return None
 
 
-def describe_newer(newer: Latest) -> str:
-    """Return the sentence of a superseded failover."""
-    return f"superseded by the newer event {newer.event} (process {newer.pid})"
-
-
 @contextmanager
-def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None, interrupted: asyncio.Event) -> Iterator[None]:
-    """SIGTERM means STOP, or that a newer event is here; SIGINT is a person. Both end the mandate."""
+def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None) -> Iterator[None]:
+    """SIGTERM means STOP, or that a newer event is here; SIGINT is a person. Each ends the mandate."""
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    def stop(word: str) -> None:
         newer = claims.find_newer(event) if claims is not None and event is not None else None
-        mandate.revoke(describe_newer(newer) if newer is not None else "SIGTERM, which means STOP: keepalived or a newer event ended it")
+        mandate.revoke(describe_newer(newer) if newer is not None else word)
 
-    def interrupt() -> None:
-        interrupted.set()
-        mandate.revoke("interrupted by a person (Ctrl-C)")
-
-    loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    signals = {
+        signal.SIGTERM: lambda: stop("SIGTERM, which means STOP: keepalived or a newer event ended it"),
+        signal.SIGHUP: lambda: stop("SIGHUP: the terminal was closed"),
+        signal.SIGINT: lambda: mandate.revoke("interrupted by a person (Ctrl-C)", InterruptedByPersonError),
+    }
+    for number, act in signals.items():
+        loop.add_signal_handler(number, act)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        loop.remove_signal_handler(signal.SIGINT)
+        # What is left is printing the report: nothing ends that any more. The loop's end would bring back the defaults.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _keep(config: Config, report: FailoverReport, log: logging.Logger) -> None:
@@ -170,17 +198,6 @@ def _keep(config: Config, report: FailoverReport, log: logging.Logger) -> None:
         history.append_record(Path(config.paths.history_dir), report)
     except FailoverError as error:
         log.warning("warning: this failover is not in the history: %s", error.message)
-
-
-def open_claims(config: Config) -> tuple[Claims | None, str | None]:
-    """Return the claims; or None and a warning where run_dir can't be used: the failover goes on (I9)."""
-    # keepalived's scripts inherit its umask of 0177 (keepalived.conf(5)): a directory made under it can't be entered.
-    # This is the first file of a run; the history's come later.
-    os.umask(0o027)
-    try:
-        return Claims(Path(config.paths.run_dir)), None
-    except FailoverError as error:
-        return None, error.message
 
 
 @contextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from do_failover import do_metadata, iproute, neigh, packets
 from do_failover.clock import RealClock
+from do_failover.config import expand_path
 from do_failover.do_api.client import DigitalOceanApi
 from do_failover.errors import FailoverError
-from do_failover.failover import Edges
 from do_failover.peerlist import PeerList, parse_peers
+from do_failover.request import Edges
+from do_failover.threads import run_in_thread
 from do_failover.token import TokenSource
 
 if TYPE_CHECKING:
@@ -50,7 +52,10 @@ def read_peers(config: Config) -> PeerList:
     settings, text, nits = config.peers, "", []
     if settings.file is not None:
         try:
-            text = Path(settings.file).expanduser().read_text()
+            path = expand_path(settings.file)
+            if path.exists() and not path.is_file():
+                raise IsADirectoryError(errno.EISDIR, "it is not a file")
+            text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             nits.append(f"the fan-out list {settings.file} cannot be read ({reason}): its peers are not refreshed")
@@ -124,8 +129,11 @@ class LazyPeers:
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
-        if self._opening is not None:
-            await (await self._opening).close()
+        if self._opening is None:
+            return
+        await asyncio.wait([self._opening])
+        if not self._opening.cancelled() and self._opening.exception() is None:
+            await self._opening.result().close()
 
     async def run(self, peer: Peer, command: str) -> str:
         """Run a command on a peer and return its standard output. Raises PeerError."""
@@ -135,14 +143,14 @@ class LazyPeers:
         return (await connections.run(peer, command)).stdout
 
     async def _open(self) -> PeerConnections:
-        return await asyncio.to_thread(_make_connections, self._settings)
+        return await run_in_thread(lambda: _make_connections(self._settings))
 
 
 def _make_connections(settings: PeersConfig) -> PeerConnections:
     from do_failover import ssh
 
     def expand(name: str | None) -> Any:  # noqa: ANN401 - str where one was given
-        return str(Path(name).expanduser()) if name is not None else None
+        return str(expand_path(name)) if name is not None else None
 
     return ssh.PeerConnections(
         ssh.SshSettings(

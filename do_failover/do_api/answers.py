@@ -6,7 +6,7 @@
     404                        PermanentError not_found           no
     400, 405, other 4xx        PermanentError rejected            no
     409, 422                   TemporaryError unprocessable       after reading the owner: some pass with time
-    429                        TemporaryError rate_limit          after retry-after, else back-off
+    429                        TemporaryError rate_limit          after retry-after or a near reset, else back-off
     408, 5xx                   TemporaryError unavailable         back-off; a POST may have landed
     2xx that is not the shape  TemporaryError garbled             back-off; a POST may have landed
 
@@ -15,11 +15,13 @@ A body is read leniently (HTML, empty, truncated): the status alone decides, the
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from do_failover.errors import FailoverError, PermanentError, RefusedError, TemporaryError
+from do_failover.foreign import clean_text, parse_unicast
 from do_failover.model import Action, ActionStatus, ReservedIp
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NEAR_RESET_S = 30.0
 LONGEST_WAIT_S = 3600.0  # the hourly limit's window: a longer retry-after is absurd
-_TEXT_LIMIT = 200
 
 
 class _Region(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class _Network(msgspec.Struct, frozen=True):
 
 class _Networks(msgspec.Struct, frozen=True):
     v4: list[_Network] = []
+    v6: list[_Network] = []
 
 
 class _Owner(msgspec.Struct, frozen=True):
@@ -60,6 +63,8 @@ class _ReservedIp(msgspec.Struct, frozen=True):
 class _Action(msgspec.Struct, frozen=True):
     id: int
     status: str
+    type: str | None = None
+    started_at: str | None = None
 
 
 def read_reserved_ip(body: bytes, key: str) -> ReservedIp:
@@ -70,7 +75,7 @@ def read_reserved_ip(body: bytes, key: str) -> ReservedIp:
     droplet = owner if isinstance(owner, _Owner) else None
     return ReservedIp(
         address=raw.ip,
-        region=raw.region.slug if raw.region is not None else raw.region_slug,
+        region=clean_text(raw.region.slug if raw.region is not None else raw.region_slug),
         droplet_id=droplet.id if droplet is not None else None,
         is_owner_visible=visible,
         is_locked=raw.locked,
@@ -80,16 +85,40 @@ def read_reserved_ip(body: bytes, key: str) -> ReservedIp:
 
 def read_action(body: bytes) -> Action:
     """Read an action; an unknown status reads as in progress: the owner decides anyway."""
-    raw = _decode(body, "action", _Action)
+    return _make_action(_decode(body, "action", _Action))
+
+
+def read_newest_action(body: bytes) -> Action | None:
+    """Read a list of actions and return the newest: the one with the highest id."""
+    found = _decode(body, "actions", list[_Action])
+    return _make_action(max(found, key=lambda action: action.id)) if found else None
+
+
+def read_running_actions(body: bytes) -> tuple[Action, ...]:
+    """Read a list of actions and return those that are in progress."""
+    found = map(_make_action, _decode(body, "actions", list[_Action]))
+    return tuple(action for action in found if action.status is ActionStatus.IN_PROGRESS)
+
+
+def read_holdings(body: bytes, key: str) -> dict[str, int | None]:
+    """Read a list of reserved IPs: which Droplet each belongs to."""
+    found = _decode(body, key, list[_ReservedIp])
+    return {raw.ip: raw.droplet.id if isinstance(raw.droplet, _Owner) else None for raw in found}
+
+
+def _make_action(raw: _Action) -> Action:
     status = {"completed": ActionStatus.COMPLETED, "done": ActionStatus.COMPLETED, "errored": ActionStatus.ERRORED}
-    return Action(raw.id, status.get(raw.status, ActionStatus.IN_PROGRESS))
+    known = status.get(raw.status, ActionStatus.IN_PROGRESS)
+    return Action(raw.id, known, clean_text(raw.type), clean_text(raw.started_at))
 
 
-def read_error(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> FailoverError:
-    """Return the error that a failed answer means (the table above)."""
+def read_error(  # noqa: PLR0913 - an answer has that many parts
+    method: str, path: str, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+) -> FailoverError:
+    """Return the error that a failed answer means (the table above). `now` is the time of day, for ratelimit-reset."""
     said = _read_problem(body)
-    request_id = _clean(said.get("request_id")) or _clean(headers.get("x-request-id"))
-    message = _clean(said.get("message")) or "no explanation in its body"
+    request_id = clean_text(said.get("request_id")) or clean_text(headers.get("x-request-id"))
+    message = clean_text(said.get("message")) or "no explanation in its body"
     what = f"{method} {path} answered {status}: {message}"
     if status == 401:  # noqa: PLR2004 - HTTP
         advice = "the API does not know this token; write a valid one to the token file"
@@ -107,6 +136,8 @@ def read_error(method: str, path: str, status: int, headers: Mapping[str, str], 
         return TemporaryError(what, kind="unprocessable", request_id=request_id)
     if status == 429:  # noqa: PLR2004 - HTTP
         wait_s = read_retry_after(headers.get("retry-after"))
+        if wait_s is None:
+            wait_s = read_reset(headers.get("ratelimit-reset"), now)
         return TemporaryError(what, kind="rate_limit", request_id=request_id, retry_after_s=wait_s)
     if status == 408 or status >= 500:  # noqa: PLR2004 - HTTP
         return TemporaryError(what, kind="unavailable", request_id=request_id, may_have_landed=may_have_landed)
@@ -122,11 +153,24 @@ def read_retry_after(text: str | None) -> float | None:
     return seconds if 0.0 <= seconds <= LONGEST_WAIT_S else None
 
 
+def read_reset(text: str | None, now: float | None) -> float | None:
+    """Return the seconds until a ratelimit-reset (Unix time); None where it is absent, past, or absurd.
+
+    It has been seen in the past, and the limit slides: a reset that is far off is not waited for, but
+    tried again with back-off, for calls get free one by one.
+    """
+    try:
+        seconds = float(text) - (time.time() if now is None else now) if text is not None else -1.0
+    except ValueError:
+        return None
+    return seconds if 0.0 < seconds <= _NEAR_RESET_S else None
+
+
 def _decode(body: bytes, key: str, kind: type[T]) -> T:
     try:
         document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         return msgspec.json.decode(document[key], type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError) as error:
         reason = f"no {key} in it" if isinstance(error, KeyError) else str(error)
         msg = f"the API's answer is not what it publishes: {reason}"
         raise TemporaryError(msg, kind="garbled", may_have_landed=True) from None
@@ -136,19 +180,15 @@ def _find_public(owner: _Owner | None, reserved_ip: str) -> str | None:
     """Return the owner's own public address: its reserved IP may stand in the same list."""
     if owner is None or owner.networks is None:
         return None
-    return next((net.ip_address for net in owner.networks.v4 if net.type == "public" and net.ip_address != reserved_ip), None)
+    version = 6 if ":" in reserved_ip else 4
+    networks = owner.networks.v6 if ":" in reserved_ip else owner.networks.v4
+    found = (parse_unicast(net.ip_address, version) for net in networks if net.type == "public")
+    return next((address for address in found if address not in {None, reserved_ip}), None)
 
 
 def _read_problem(body: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _clean(value: object) -> str | None:
-    """Make foreign text fit for a terminal: printable, one line, bounded."""
-    if not isinstance(value, str) or not value:
-        return None
-    return "".join(char if char.isprintable() else " " for char in value[:_TEXT_LIMIT]).strip() or None

@@ -10,10 +10,13 @@ import digitalocean
 from do_failover.do_api import answers, routes
 from do_failover.do_api.transport import READ_TIMEOUT_S, Call, Transport
 from do_failover.errors import PermanentError, TemporaryError
-from do_failover.model import Action, Droplet, ReservedIp
+from do_failover.model import Action, Droplet, Refusal, ReservedIp
 
 if TYPE_CHECKING:
     from do_failover.token import TokenSource
+
+
+_SLOW_POLLS = 4.0
 
 
 class DigitalOceanApi:
@@ -56,6 +59,37 @@ class DigitalOceanApi:
         path = routes.make_action_path(self._family_of(address), address, action_id)
         return answers.read_action(await self._transport.call(lambda: self._transport.send("GET", path), timeout_s))
 
+    async def read_newest_action(self, address: str, timeout_s: float = READ_TIMEOUT_S) -> Action | None:
+        """GET the IP's newest action; None when it has none, or for IPv6, which has no such list."""
+        path = routes.make_newest_action_path(self._family_of(address), address)
+        if path is None:
+            return None
+        return answers.read_newest_action(await self._get(path, timeout_s))
+
+    async def explain_refusal(self, address: str, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Refusal:
+        """Find out by reading why an assign was refused (422): up to four GETs."""
+        family = self._family_of(address)
+        reserved = await self.read_reserved_ip(address, timeout_s)
+        if reserved.droplet_id == droplet_id:
+            return Refusal(None, reserved)
+        if reserved.is_locked:
+            newest = await self.read_newest_action(address, timeout_s)
+            return Refusal(
+                f"{address} is locked by {newest or 'an action that the API does not list'}; it can be moved when that ended", reserved
+            )
+        busy = answers.read_running_actions(await self._get(routes.make_droplet_actions_path(droplet_id), timeout_s))
+        if busy:
+            return Refusal(f"Droplet {droplet_id} is busy with {busy[0]}; it can take the IP when that ended", reserved)
+        held = answers.read_holdings(await self._get(routes.make_list_path(family), timeout_s), f"{family.key}s")
+        other = next((ip for ip, owner in held.items() if owner == droplet_id and ip != address), None)
+        if other is not None:
+            sentence = f"Droplet {droplet_id} already holds reserved IP {other}, and can hold one: unassign {other}, or correct reserved_ip"
+            return Refusal(sentence, reserved, is_final=True)
+        return Refusal(None, reserved)
+
+    async def _get(self, path: str, timeout_s: float) -> bytes:
+        return await self._transport.call(lambda: self._transport.send("GET", path), timeout_s)
+
     async def read_droplet(self, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Droplet:
         """GET one Droplet."""
         try:
@@ -76,6 +110,10 @@ class DigitalOceanApi:
             f"GET  {base}{routes.make_action_path(family, address, 0).removesuffix('0')}<action id>    (until it ended)",
             f"GET  {base}{routes.make_ip_path(family, address)}    (the owner, which is the truth)",
         )
+
+    def poll_factor(self) -> float:
+        """Return by how much polls slow down: fourfold when the token's hourly calls run low. A POST never waits for it."""
+        return _SLOW_POLLS if self._transport.is_nearly_limited else 1.0
 
     def close(self) -> None:
         """Close the kept connection."""

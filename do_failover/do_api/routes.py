@@ -43,6 +43,21 @@ def make_action_path(family: Family, address: str, action_id: int) -> str:
     return f"{family.collection}/{address}/actions/{action_id}"
 
 
+def make_list_path(family: Family) -> str:
+    """GET: all reserved IPs of the account."""
+    return f"{family.collection}?per_page=200"
+
+
+def make_newest_action_path(family: Family, address: str) -> str | None:
+    """GET: the IP's actions. None for IPv6, which has no such list."""
+    return None if family is RESERVED_IPV6 else f"{make_actions_path(family, address)}?per_page=20"
+
+
+def make_droplet_actions_path(droplet_id: int) -> str:
+    """GET: what a Droplet is or was busy with."""
+    return f"droplets/{droplet_id}/actions?per_page=20"
+
+
 def make_assign_body(droplet_id: int) -> dict[str, str | int]:
     """Return the body of the assign action."""
     return {"type": "assign", "droplet_id": droplet_id}

@@ -4,7 +4,8 @@ python-digitalocean's BaseAPI brings the end point and the objects built on it (
 does badly is mended here, in its one home: POST leaves the session, there is no time-out, and a
 status is lost (facts.md). Guarantees: connect and read time-outs on every request, no redirect is
 followed (a token never travels on), certificates are always verified, a request that overstays
-its time is abandoned together with its session, so that the next one starts on a fresh connection.
+its time is abandoned together with its session: the next one starts on a fresh connection, and the
+abandoned one sends nothing once its connection is up at last (a slow resolver, a dead address).
 Proxies and netrc of the environment are not used: netrc would replace the token.
 """
 
@@ -14,17 +15,21 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
+import urllib3
 from digitalocean.baseapi import BaseAPI
+from requests.adapters import HTTPAdapter
 
 from do_failover import __version__
 from do_failover.do_api.answers import read_error
-from do_failover.errors import TemporaryError
+from do_failover.errors import ConfigError, TemporaryError
+from do_failover.threads import run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from do_failover.token import TokenSource
 
@@ -48,12 +53,32 @@ class Call:
 class _Auth(requests.auth.AuthBase):
     """Puts the token into the header at the last moment, and nowhere else."""
 
-    def __init__(self, tokens: TokenSource) -> None:
-        self._tokens = tokens
+    def __init__(self, token: str) -> None:
+        self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._tokens.read()}"
+        request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that, once abandoned, close instead of sending."""
+
+    def __init__(self, abandoned: threading.Event) -> None:
+        super().__init__()
+
+        class Connection(urllib3.connection.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                if abandoned.is_set():
+                    self.close()
+                    msg = "abandoned before it was sent"
+                    raise ConnectionAbortedError(msg)
+
+        class Pool(urllib3.connectionpool.HTTPSConnectionPool):
+            ConnectionCls = Connection
+
+        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, "https": Pool}
 
 
 class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no types
@@ -62,21 +87,45 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
     def __init__(self, *, end_point: str, tokens: TokenSource, ca_file: str | None) -> None:
         """No connection is made yet."""
         super().__init__(end_point=end_point.rstrip("/") + "/", token="")
-        self._auth = _Auth(tokens)
+        self._tokens = tokens
+        self._first_token = 0
+        self.is_nearly_limited = False
         self._verify: str | bool = ca_file or True
         self._budget_s = READ_TIMEOUT_S
         self.calls: list[Call] = []
+        self._abandoned = threading.Event()
         self._session = self._open_session()
 
     def _open_session(self) -> requests.Session:
         session = requests.Session()
+        session.mount("https://", _Adapter(self._abandoned))
         session.trust_env = False
-        session.auth = self._auth
         session.headers["User-Agent"] = f"do-failover/{__version__} python-digitalocean requests/{requests.__version__}"
         return session
 
     def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """Send one request and return the body of a 2xx. Blocking; raises as in answers.py."""
+        """Send one request and return the body of a 2xx. Blocking; raises as in answers.py.
+
+        A token that is refused (401) or at its limit (429) is followed by the next one at once: neither had an effect.
+        """
+        if isinstance(self._verify, str) and not Path(self._verify).is_file():
+            msg = f"digitalocean.ca_file {self._verify} cannot be read: the API's certificate can't be verified, and nothing is sent"
+            raise ConfigError(msg, kind="ca_file")
+        tokens = self._tokens.read()
+        for number in range(len(tokens)):
+            token = tokens[(self._first_token + number) % len(tokens)]
+            answer = self._request(method, path, body, token)
+            if answer.status_code not in {401, 429}:
+                break
+        else:
+            number = 0
+        self._first_token = (self._first_token + number) % len(tokens)
+        self.is_nearly_limited = _is_nearly_limited(answer.headers)
+        if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP
+            raise read_error(method, path, answer.status_code, answer.headers, answer.content)
+        return answer.content
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None, token: str) -> requests.Response:
         started = time.monotonic()
         status: int | None = None
         try:
@@ -84,18 +133,17 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
                 method,
                 self.end_point + path,
                 json=body,
+                auth=_Auth(token),
                 timeout=(min(CONNECT_TIMEOUT_S, self._budget_s), min(READ_TIMEOUT_S, self._budget_s)),
                 allow_redirects=False,
                 verify=self._verify,
             )
             status = answer.status_code
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise _explain_network(method, path, error) from None
         finally:
             self.calls.append(Call(method, path, status, time.monotonic() - started))
-        if not 200 <= status < 300:  # noqa: PLR2004 - HTTP
-            raise read_error(method, path, status, answer.headers, answer.content)
-        return answer.content
+        return answer
 
     def get_data(self, url: str, type: str = "GET", params: dict[str, Any] | None = None) -> Any:  # noqa: A002, ANN401 - the library's signature
         """Serve python-digitalocean's own objects by the same session and errors."""
@@ -112,8 +160,10 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         """Run a blocking function of this transport in a thread, for at most that long."""
         self._budget_s = max(0.05, timeout_s)
         try:
-            return await asyncio.wait_for(_run_in_thread(function), self._budget_s + _GRACE_S)
+            return await asyncio.wait_for(run_in_thread(function), self._budget_s + _GRACE_S)
         except TimeoutError:
+            self._abandoned.set()
+            self._abandoned = threading.Event()
             self._session = self._open_session()
             msg = f"the API did not finish its answer within {timeout_s:.1f} s; it may be overloaded or unreachable from here"
             raise TemporaryError(msg, kind="timeout", may_have_landed=True) from None
@@ -121,6 +171,14 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
     def close(self) -> None:
         """Close the kept connection."""
         self._session.close()
+
+
+def _is_nearly_limited(headers: Mapping[str, str]) -> bool:
+    """Tell whether less than a fifth of the token's hourly calls is left."""
+    try:
+        return int(headers["ratelimit-remaining"]) * 5 < int(headers["ratelimit-limit"])
+    except (KeyError, ValueError):
+        return False
 
 
 def _explain_network(method: str, path: str, error: Exception) -> TemporaryError:
@@ -141,35 +199,3 @@ def _explain_network(method: str, path: str, error: Exception) -> TemporaryError
     else:
         what, kind = f"the request failed ({type(error).__name__})", "network"
     return TemporaryError(f"{method} {path}: {what}", kind=kind, may_have_landed=landed)
-
-
-async def _run_in_thread(function: Callable[[], T]) -> T:
-    """Run in a daemon thread: unlike an executor's, it never holds up the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type] # None only beside an error
-
-    def work() -> None:
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine, whole
-            _post(loop, settle, None, error)
-        else:
-            _post(loop, settle, result, None)
-
-    threading.Thread(target=work, daemon=True, name="do-api").start()
-    return await future
-
-
-def _post(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *values: object) -> None:
-    try:
-        loop.call_soon_threadsafe(settle, *values)
-    except RuntimeError:
-        return  # the loop has ended: nobody waits any more

@@ -12,6 +12,8 @@
                  keepalived     its configuration, made from keepalived.conf.example; its log read back
                  region         DigitalOcean's state machine: Droplets, reserved IPs, actions
                  shapes routes  its JSON objects; one request to one response
+                 faults         what goes wrong with the API, and which request meets it
+                 fault_text     the same as text; replies: the bytes of each answer
                  outage result  what a run amounts to
     inside       inner          the lab process: pid 1 of its namespaces
                  rehearsal      everything standing
@@ -20,6 +22,7 @@
                  node services  namespaces and daemons
                  fabric         nftables: where the reserved IP leads, and what goes stale
                  api metadata   DigitalOcean over HTTP (also on loopback, for tests); only home of aiohttp and trustme
+                 listener       the API's door: connections, and the faults before TLS
                  meter          every source asks who answers, all along
                  timeline       what happened, as events
                  control logs   for handle; for people

@@ -17,12 +17,13 @@ TIMEOUT_S = 5
 
 def main(api_url: str, metadata_url: str, reserved_ip: str) -> None:
     """Assign `reserved_ip` to this Droplet unless it is here."""
-    if _read(f"{metadata_url}/reserved_ip/ipv4/active") == "true":
+    family, collection = ("ipv6", "reserved_ipv6") if ":" in reserved_ip else ("ipv4", "reserved_ips")
+    if _read(f"{metadata_url}/reserved_ip/{family}/active") == "true":
         print("the reserved IP is here already")  # noqa: T201  to its log
         return
     droplet_id = int(_read(f"{metadata_url}/id"))
     request = urllib.request.Request(  # noqa: S310  the lab's own URL
-        f"{api_url}reserved_ips/{reserved_ip}/actions",
+        f"{api_url}{collection}/{reserved_ip}/actions",
         data=json.dumps({"type": "assign", "droplet_id": droplet_id}).encode(),
         headers={
             "Authorization": f"Bearer {Path('/run/lab/token').read_text(encoding='ascii').strip()}",

@@ -2,6 +2,8 @@
 
     {"op": "state"}                                  owner, VRRP states, request log, who answers each source, node pids
     {"op": "set_action_time", "seconds": 5}
+    {"op": "set_faults", "text": "POST:503; action**:404"}    of the API, as in fault_text.py; "" is health
+    {"op": "make_busy", "node": "lb2", "type": "snapshot", "seconds": 5}
     {"op": "service", "do": "start|stop|kill|restart", "node": "lb1", "name": "haproxy|keepalived|sshd"}
     {"op": "assign", "node": "lb1"}                  as a person would, through the API; returns when the action began
     {"op": "kill_node", "node": "lb1"}
@@ -57,6 +59,10 @@ async def _do(lab: Rehearsal, request: dict[str, Any]) -> object:
             return _state(lab)
         case "set_action_time":
             lab.region.action_time_s = float(request["seconds"])
+        case "set_faults":
+            lab.api.set_faults(request["text"])
+        case "make_busy":
+            lab.api.make_busy(lab.plan.host(request["node"]).droplet_id, request["type"], time_s=float(request["seconds"]))
         case "service":
             await _service(lab, request["do"], request["node"], request["name"])
         case "assign":

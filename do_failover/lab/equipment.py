@@ -42,7 +42,7 @@ class Equipment:
         _write(node, "known_hosts", known_hosts)
         _write(node, "peers", files.peers(self.plan))
         _write(node, "config.toml", files.config_toml(self.plan))
-        _write(node, "haproxy.cfg", files.haproxy_cfg(node.host))
+        _write(node, "haproxy.cfg", files.haproxy_cfg(node.host, self.plan))
         _write(node, "keepalived.conf", keepalived.configuration(node.host, self.plan, keepalived.example()))
         _write(node, "notify", self._hook(), mode=0o755)
         (node.files / files.HISTORY).mkdir(mode=0o700)

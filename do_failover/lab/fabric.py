@@ -10,12 +10,19 @@ fault on-link: load balancers hold the reserved IP themselves. The fabric keeps 
 from load balancers that are not the owner; unicast probes pass, so that an entry which points at a live
 old owner is confirmed by it for ever. The far client is routed to the owner.
 
+A reserved IPv6 is never translated, for the load balancers hold it themselves. fault fabric: it is routed to the
+owner's public address; a peer's flow is a packet mark given on the bridge, and looked up first: a routing table
+for each load balancer. Neighbour discovery is ICMPv6, so it is kept from the learner: a peer's NA
+to the new owner is no more a talk to it than an ARP reply is. fault on-link: what is kept from load balancers that are
+not the owner is the reserved IPv6's solicited-node group.
+
 Checksums survive both ways, also with veth's checksum offload (measured on Linux 6.18: nftables
 corrects the pseudo-header's part of a partial checksum).
 """
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from do_failover.lab import plan as p
@@ -25,10 +32,16 @@ if TYPE_CHECKING:
     from do_failover.lab.commands import Runner
     from do_failover.lab.plan import Host, Plan
 
+_FIRST_TABLE = 100
+_DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
+_ARP_ASKED = "ether daddr ff:ff:ff:ff:ff:ff arp operation request arp daddr ip {}"
+
 
 def initial_rules(plan: Plan) -> str:
     """Make tables for this plan's fault, with no owner yet."""
-    return _fabric_tables(plan) if plan.fault is Fault.FABRIC else _on_link_tables(plan)
+    if plan.fault is Fault.ON_LINK:
+        return _on_link_tables(plan)
+    return _fabric_v6_tables(plan) if plan.is_v6 else _fabric_tables(plan)
 
 
 def owner_rules(plan: Plan, owner: Host | None) -> str:
@@ -36,17 +49,60 @@ def owner_rules(plan: Plan, owner: Host | None) -> str:
     return _fabric_owner(plan, owner) if plan.fault is Fault.FABRIC else _on_link_owner(plan, owner)
 
 
-def _fabric_tables(plan: Plan) -> str:
-    flows = "\n".join(
-        f"  set flow_{lb.name} {{ type ipv4_addr; flags dynamic; size {max(64, 2 * len(plan.peers))}; }}" for lb in plan.balancers
+def flow_routes(plan: Plan) -> str:
+    """Make the ways of the flows to a reserved IPv6, a mark and a table for each load balancer, for `ip -6 -batch`."""
+    return "".join(
+        f"rule add fwmark {lb.droplet_id} lookup {_FIRST_TABLE + lb.droplet_id}\n"
+        f"route add {plan.reserved_ip}/128 via {lb.public_v6} table {_FIRST_TABLE + lb.droplet_id}\n"
+        for lb in plan.balancers
     )
-    stale = "\n".join(f"    ip daddr {plan.reserved_ip} ip saddr @flow_{lb.name} ip daddr set {lb.anchor} accept" for lb in plan.balancers)
-    anchors = ", ".join(lb.anchor for lb in plan.balancers)
-    peers = ", ".join(peer.public for peer in plan.peers)
+
+
+def owner_route(plan: Plan, owner: Host | None) -> str | None:
+    """Return the route to the owner, as arguments for `ip route replace`; None where there is none to make."""
+    if plan.fault is Fault.FABRIC and not plan.is_v6:
+        return None
+    target = f"{plan.reserved_ip}/{128 if plan.is_v6 else 32}"
+    return f"unreachable {target}" if owner is None else f"{target} via {plan.public_of(owner)}"
+
+
+def _flow_sets(plan: Plan) -> str:
+    kind = f"type {'ipv6_addr' if plan.is_v6 else 'ipv4_addr'}"
+    size = max(64, 2 * len(plan.peers))
+    peers = ", ".join(plan.public_of(peer) for peer in plan.peers)
+    flows = "".join(f"  set flow_{lb.name} {{ {kind}; flags dynamic; size {size}; }}\n" for lb in plan.balancers)
+    return f"  set peers {{ {kind}; elements = {{ {peers} }}; }}\n{flows}"
+
+
+def _fabric_v6_tables(plan: Plan) -> str:
+    marks = "\n".join(f"    ip6 daddr {plan.reserved_ip} ip6 saddr @flow_{lb.name} meta mark set {lb.droplet_id}" for lb in plan.balancers)
     return f"""\
 table bridge lab {{
-  set peers {{ type ipv4_addr; elements = {{ {peers} }}; }}
-{flows}
+{_flow_sets(plan)}
+  chain learn {{
+  }}
+  chain pre {{
+    type filter hook prerouting priority -300;
+    icmpv6 type {{ {_DISCOVERY} }} accept
+    ip6 saddr @peers jump learn
+{marks}
+  }}
+}}
+table ip6 lab {{
+  chain output {{
+    type filter hook output priority 0;
+    icmpv6 type nd-redirect drop
+  }}
+}}
+"""
+
+
+def _fabric_tables(plan: Plan) -> str:
+    stale = "\n".join(f"    ip daddr {plan.reserved_ip} ip saddr @flow_{lb.name} ip daddr set {lb.anchor} accept" for lb in plan.balancers)
+    anchors = ", ".join(lb.anchor for lb in plan.balancers)
+    return f"""\
+table bridge lab {{
+{_flow_sets(plan)}
   chain learn {{
   }}
   chain own {{
@@ -71,11 +127,15 @@ table ip lab {{
 
 
 def _fabric_owner(plan: Plan, owner: Host | None) -> str:
-    lines = ["flush chain bridge lab learn", "flush chain bridge lab own", "flush chain ip lab own"]
+    ip = "ip6" if plan.is_v6 else "ip"
+    lines = ["flush chain bridge lab learn"]
+    if not plan.is_v6:
+        lines += ["flush chain bridge lab own", "flush chain ip lab own"]
     if owner is not None:
-        forget = " ".join(f"delete @flow_{lb.name} {{ ip saddr }}" for lb in plan.balancers if lb is not owner)
+        forget = " ".join(f"delete @flow_{lb.name} {{ {ip} saddr }}" for lb in plan.balancers if lb is not owner)
+        lines.append(f"add rule bridge lab learn {ip} daddr {plan.public_of(owner)} {forget} add @flow_{owner.name} {{ {ip} saddr }}")
+    if owner is not None and not plan.is_v6:
         lines += [
-            f"add rule bridge lab learn ip daddr {owner.public} {forget} add @flow_{owner.name} {{ ip saddr }}",
             f"add rule bridge lab own ip daddr set {owner.anchor}",
             f"add rule ip lab own ip daddr set {owner.anchor}",
         ]
@@ -83,16 +143,17 @@ def _fabric_owner(plan: Plan, owner: Host | None) -> str:
 
 
 def _on_link_tables(plan: Plan) -> str:
+    asked = f"ip6 daddr {solicited_node(plan.reserved_ip)}" if plan.is_v6 else _ARP_ASKED.format(plan.reserved_ip)
     return f"""\
 table bridge lab {{
   set silent {{ type ifname; }}
   chain forward {{
     type filter hook forward priority 0;
-    oifname @silent ether daddr ff:ff:ff:ff:ff:ff arp operation request arp daddr ip {plan.reserved_ip} drop
+    oifname @silent {asked} drop
   }}
   chain output {{
     type filter hook output priority 0;
-    oifname @silent ether daddr ff:ff:ff:ff:ff:ff arp operation request arp daddr ip {plan.reserved_ip} drop
+    oifname @silent {asked} drop
   }}
 }}
 """
@@ -101,6 +162,11 @@ table bridge lab {{
 def _on_link_owner(plan: Plan, owner: Host | None) -> str:
     silent = ", ".join(f'"{lb.public_link}"' for lb in plan.balancers if lb is not owner)
     return f"flush set bridge lab silent\nadd element bridge lab silent {{ {silent} }}\n"
+
+
+def solicited_node(address: str) -> str:
+    """Return the group to which a multicast NS for an IPv6 address goes (RFC 4291 section 2.7.1)."""
+    return str(IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | int(IPv6Address(address)) & 0xFFFFFF))
 
 
 class Fabric:
@@ -114,19 +180,22 @@ class Fabric:
     async def start(self, owner: Host) -> None:
         """Install the rules, with this owner."""
         await self._run("nft", "-f", "-", stdin=initial_rules(self._plan))
+        if self._plan.is_v6 and self._plan.fault is Fault.FABRIC:
+            await self._run("ip", "-6", "-batch", "-", stdin=flow_routes(self._plan))
         await self.set_owner(owner)
 
     async def set_owner(self, owner: Host | None) -> None:
         """Route the reserved IP to `owner` (None: nowhere)."""
         await self._run("nft", "-f", "-", stdin=owner_rules(self._plan, owner))
-        if self._plan.fault is Fault.ON_LINK:
-            target = "unreachable {ip}/32" if owner is None else "{ip}/32 via " + owner.public
-            await self._run("ip", "route", "replace", *target.format(ip=self._plan.reserved_ip).split())
+        route = owner_route(self._plan, owner)
+        if route is not None:
+            await self._run("ip", f"-{self._plan.family}", "route", "replace", *route.split())
 
     async def learned(self, owner: Host) -> int:
         """How many peers' flows lead to this load balancer now (fault fabric)."""
         listing = await self._run("nft", "list", "set", "bridge", "lab", f"flow_{owner.name}")
-        return sum(f" {peer.public}" in listing.replace(",", " ,") for peer in self._plan.peers)
+        words = set(listing.replace(",", " ").split())
+        return sum(self._plan.public_of(peer) in words for peer in self._plan.peers)
 
     async def describe(self) -> str:
         """Show the live rules and flows, for the log."""

@@ -44,12 +44,13 @@ def hosts(plan: Plan) -> str:
     return "127.0.0.1\tlocalhost\n" + "".join(lines)
 
 
-def haproxy_cfg(host: Host) -> str:
+def haproxy_cfg(host: Host, plan: Plan) -> str:
     """Configure a HAProxy that says who it is."""
+    bind = ":::80 v4v6" if plan.is_v6 else "*:80"
     return (
         "global\n    maxconn 2000\n"
         "defaults\n    mode http\n    timeout connect 2s\n    timeout client 5s\n    timeout server 5s\n"
-        "frontend who\n    bind *:80\n"
+        f"frontend who\n    bind {bind}\n"
         f'    http-request return status 200 content-type text/plain string "{host.name}\\n"\n'
     )
 

@@ -94,6 +94,14 @@ class LabHandle:
         """How long actions that start from now on take."""
         await self._ask(op="set_action_time", seconds=seconds)
 
+    async def set_faults(self, text: str) -> None:
+        """Replace the API's faults (fault_text.py); "" is health. LabError says what can't be read."""
+        await self._ask(op="set_faults", text=text)
+
+    async def make_busy(self, node: str, type_: str = "snapshot", *, seconds: float = 1.0) -> None:
+        """Begin another action on the node's Droplet: until it ends an assign to it is refused."""
+        await self._ask(op="make_busy", node=node, type=type_, seconds=seconds)
+
     async def assign(self, node: str) -> None:
         """Move the reserved IP by hand, as a person in the control panel; the action runs on after the return."""
         await self._ask(op="assign", node=node)

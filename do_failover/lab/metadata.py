@@ -22,13 +22,14 @@ WhoIs = Callable[[str], int | None]
 
 def document(droplet: Droplet, region: Region) -> dict[str, Any]:
     """Write the whole of /metadata/v1.json for one Droplet."""
-    address = region.reserved_ip_of(droplet.id)
-    reserved: dict[str, Any] = {"ipv4": {"active": False} if address is None else {"active": True, "ip_address": address}}
+    reserved = {f"ipv{version}": _holding(region.reserved_ip_of(droplet.id, version)) for version in (4, 6)}
     public: dict[str, Any] = {
         "ipv4": {"ip_address": droplet.public, "netmask": droplet.netmask, "gateway": droplet.public_gateway},
         "mac": "04:01:2a:0f:2a:01",
         "type": "public",
     }
+    if droplet.public_v6:
+        public["ipv6"] = {"ip_address": droplet.public_v6, "cidr": 64, "gateway": droplet.public_v6_gateway}
     if droplet.anchor:
         public["anchor_ipv4"] = {
             "ip_address": droplet.anchor,
@@ -50,11 +51,16 @@ def document(droplet: Droplet, region: Region) -> dict[str, Any]:
         "region": droplet.region,
         "interfaces": {"public": [public], "private": [private]},
         "reserved_ip": reserved,
-        "floating_ip": reserved,
+        "floating_ip": {"ipv4": reserved["ipv4"]},
         "dns": {"nameservers": ["67.207.67.2", "67.207.67.3"]},
         "tags": list(droplet.tags),
         "features": {"dhcp_enabled": False},
     }
+
+
+def _holding(address: str | None) -> dict[str, Any]:
+    """Write whether a reserved IP of one family is here, and which."""
+    return {"active": False} if address is None else {"active": True, "ip_address": address}
 
 
 def answer(path: str, droplet: Droplet, region: Region) -> str | None:

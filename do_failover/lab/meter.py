@@ -36,11 +36,11 @@ class NamespaceDoor:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    def socket(self, net_fd: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-        """Make a non-blocking IPv4 socket that lives in the namespace of `net_fd`."""
+    def socket(self, net_fd: int, address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """Make a non-blocking socket that lives in the namespace of `net_fd`, of the family of `address`."""
         self._enter(net_fd)
         try:
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
         finally:
             self._enter(self._home)
         made.settimeout(0)
@@ -104,7 +104,7 @@ class Meter:
     async def _ask(self, net_fd: int) -> str | None:
         """Who answers: the body of the page, one word; None for no answer within `TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
-        with self._door.socket(net_fd) as probe:
+        with self._door.socket(net_fd, self._target[0]) as probe:
             page = b""
             try:
                 async with asyncio.timeout(TIMEOUT_S):

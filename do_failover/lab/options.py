@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Self
 
 MAX_PEERS = 1000
 """A Linux bridge takes 1023 ports, and two belong to the load balancers."""
+
+
+class Family(IntEnum):
+    """The IP version of the reserved IP."""
+
+    IPV4 = 4
+    IPV6 = 6
 
 
 class Fault(StrEnum):
@@ -39,7 +46,8 @@ class Mode(StrEnum):
 class LabOptions:
     """The options of one lab. Durations are seconds; `watch_s` None means the scenario's own default.
 
-    `logs` is a directory of the host (not below /run, which the lab hides), or empty.
+    `logs` is a directory of the host (not below /run, which the lab hides), or empty. `api_fault` is a script of
+    the API's faults (fault_text.py), for `run` and `keep`: it begins with the kill.
     """
 
     peers: int = 5
@@ -50,6 +58,8 @@ class LabOptions:
     watch_s: float | None = None
     mode: Mode = Mode.RUN
     logs: str = ""
+    family: Family = Family.IPV4
+    api_fault: str = ""
 
     @property
     def effective_watch_s(self) -> float:
@@ -67,5 +77,11 @@ class LabOptions:
         """Read what `to_json` wrote."""
         raw: dict[str, Any] = json.loads(text)
         return cls(
-            **{**raw, "fault": Fault(raw["fault"]), "kill": Kill(raw["kill"]), "mode": Mode(raw["mode"])},
+            **{
+                **raw,
+                "fault": Fault(raw["fault"]),
+                "kill": Kill(raw["kill"]),
+                "mode": Mode(raw["mode"]),
+                "family": Family(raw["family"]),
+            },
         )

@@ -42,6 +42,7 @@ ROOT = Path("/run/do-failover-lab")
 
 _DISCARD_PORT = 9
 _SETTLE_LIMIT_S = 30.0
+_PINGS_AT_ONCE = 8
 
 
 def make_region(plan: Plan, action_time_s: float) -> Region:
@@ -58,6 +59,8 @@ def make_region(plan: Plan, action_time_s: float) -> Region:
             anchor_gateway=p.ANCHOR_GATEWAY,
             netmask=p.NETMASK,
             tags=(str(host.role),),
+            public_v6=host.public_v6 if plan.is_v6 else "",
+            public_v6_gateway=p.PUBLIC_GATEWAY_V6 if plan.is_v6 else "",
         )
         for host in plan.droplets
     }
@@ -78,6 +81,7 @@ class Rehearsal:
         self.nodes: dict[str, Node] = {}
         self.token = f"dop_v1_{secrets.token_hex(32)}"
         self.exchanges: list[api.Exchange] = []
+        self.api: api.ApiServer
         self.services: Services
         self.meter: Meter
 
@@ -104,6 +108,7 @@ class Rehearsal:
                 "message": exchange.message,
                 "is_unknown": exchange.is_unknown,
                 "request_id": exchange.request_id,
+                "fault": exchange.fault,
             }
             for exchange in self.exchanges
         ]
@@ -124,7 +129,8 @@ class Rehearsal:
     async def assign(self, name: str) -> None:
         """POST an assign as a person's tool would, from the fabric's side; LabError with the API's words if refused."""
         tls = ssl.create_default_context(cafile=str(ROOT / "ca.pem"))
-        url = f"{p.API_URL}reserved_ips/{self.plan.reserved_ip}/actions"
+        collection = "reserved_ipv6" if self.plan.is_v6 else "reserved_ips"
+        url = f"{p.API_URL}{collection}/{self.plan.reserved_ip}/actions"
         body = {"type": "assign", "droplet_id": self.plan.host(name).droplet_id}
         headers = {"Authorization": f"Bearer {self.token}"}
         async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers, ssl=tls) as response:
@@ -139,7 +145,7 @@ class Rehearsal:
         await self._build()
         self.timeline.setup(f"{len(self.nodes)} nodes built in {time.monotonic() - began:.1f} s")
         async with contextlib.AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
+            self.api = await stack.enter_async_context(
                 api.serve(
                     self.region,
                     token=self.token,
@@ -154,7 +160,7 @@ class Rehearsal:
                 metadata.serve(self.region, self._droplet_id_at, host=p.METADATA_ADDRESS, port=80),
             )
             self.services = Services(self.plan, self.nodes, self.timeline.add)
-            Equipment(self.plan, self.token, server.ca_file.read_bytes(), self.options.with_tool).write(self.nodes)
+            Equipment(self.plan, self.token, self.api.ca_file.read_bytes(), self.options.with_tool).write(self.nodes)
             fds = {host.name: self.nodes[host.name].net_fd for host in self.plan.sources}
             self.meter = Meter(NamespaceDoor(), fds, self.plan.reserved_ip, self._answer_changed)
             stack.push_async_callback(self.meter.stop)
@@ -170,9 +176,12 @@ class Rehearsal:
 
     def _heard_request(self, exchange: api.Exchange) -> None:
         self.exchanges.append(exchange)
-        what = f"{exchange.method} {exchange.path} → {exchange.status} {exchange.message}".rstrip()
+        what = f"{exchange.method} {exchange.path} → {exchange.status or 'no answer'} {exchange.message}"
+        what = " ".join(what.split())
         if exchange.is_unknown:
             self.timeline.add(self._name_at(exchange.address), f"unknown request: {what}")
+        elif exchange.fault:
+            self.timeline.add(self._name_at(exchange.address) or "API", f"{what}, by the fault {exchange.fault}")
         elif exchange.method == "POST" or exchange.status >= HTTPStatus.BAD_REQUEST:
             self.timeline.add(self._name_at(exchange.address), what)
 
@@ -190,6 +199,8 @@ class Rehearsal:
 
     async def _build(self) -> None:
         """Make nodes and cables, and the fabric between them."""
+        if self.plan.is_v6:
+            _check_kernel()
         for key, value in wiring.FABRIC_SYSCTLS:
             path = Path("/proc/sys") / key
             if path.exists():
@@ -197,7 +208,31 @@ class Rehearsal:
         await run("ip", "-batch", "-", stdin=wiring.fabric_batch())
         await self._bind_etc()
         self.nodes = await start_nodes(self.plan.hosts, self.plan, ROOT / "nodes")
+        if self.plan.is_v6:
+            await run("sh", "-eu", stdin=wiring.fabric_v6_script())
         await self.fabric.start(self.plan.balancers[0])
+        if self.plan.is_v6:
+            await self._hear_all()
+
+    async def _hear_all(self) -> None:
+        """Wait until every node answered a ping: one whose link is just up hears no multicast, so no NS (measured, up to 1 s)."""
+        end, gate = time.monotonic() + _SETTLE_LIMIT_S, asyncio.Semaphore(_PINGS_AT_ONCE)
+
+        async def hear(host: Host) -> None:
+            async with gate:
+                while True:
+                    try:
+                        await run("ping", "-6", "-n", "-q", "-c", "1", "-W", "1", host.public_v6)
+                    except LabError as error:
+                        if time.monotonic() > end:
+                            message = f"{host.name} does not answer on {host.public_v6}: {error.message}"
+                            raise LabError(message) from None
+                    else:
+                        return
+
+        async with asyncio.TaskGroup() as tasks:
+            for host in self.plan.hosts:
+                tasks.create_task(hear(host))
 
     async def _bind_etc(self) -> None:
         """Write the files that take the place of the host's in /etc; nodes inherit the mounts."""
@@ -225,13 +260,16 @@ class Rehearsal:
         await self._settle(lambda: not self.meter.not_answered_by(lb1.name), "not every source is answered by lb1")
 
     async def _learn_flows(self, owner: Host) -> None:
-        """Let every peer talk to the owner once, so that the fabric has a flow for each."""
+        """Let every peer talk to the owner once, so that the fabric has a flow for each.
+
+        Every droplet has answered a ping before, so that no datagram is lost to address resolution.
+        """
         if self.plan.fault is not Fault.FABRIC:
             return
-        door = NamespaceDoor()
+        door, address = NamespaceDoor(), self.plan.public_of(owner)
         for peer in self.plan.peers:
-            with door.socket(self.nodes[peer.name].net_fd, socket.SOCK_DGRAM) as sock:
-                sock.sendto(b"hello", (owner.public, _DISCARD_PORT))
+            with door.socket(self.nodes[peer.name].net_fd, address, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"hello", (address, _DISCARD_PORT))
         end = time.monotonic() + _SETTLE_LIMIT_S
         while await self.fabric.learned(owner) < len(self.plan.peers):
             if time.monotonic() > end:
@@ -245,6 +283,13 @@ class Rehearsal:
         except LabError as error:
             dead = "; ".join(self.services.dead())
             raise LabError(f"{error.message}; {dead}" if dead else error.message) from None
+
+
+def _check_kernel() -> None:
+    """Raise LabError where the kernel has no IPv6."""
+    if not Path("/proc/sys/net/ipv6").exists():
+        message = "this kernel runs without IPv6 (ipv6.disable=1): a lab of a reserved IPv6 cannot stand here; use --family 4"
+        raise LabError(message)
 
 
 def _has_link(name: str) -> bool:

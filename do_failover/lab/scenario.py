@@ -25,6 +25,7 @@ async def play(lab: Rehearsal) -> dict[str, Any]:
     if lab.options.with_tool:
         await until(lambda: bool(lab.reports("lb1")), "lb1's do-failover wrote no report of its start", limit_s=_REPORT_LIMIT_S)
     killed_at = await _kill(lab)
+    lab.api.set_faults(lab.options.api_fault)
     if lab.options.with_tool:
         await _watch_with_tool(lab)
     else:
@@ -41,8 +42,10 @@ def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, An
     reports = lab.reports(new_master)
     result: dict[str, Any] = {
         "schema": 1,
+        "family": int(lab.options.family),
         "fault": str(lab.options.fault),
         "kill": str(lab.options.kill),
+        "api_fault": lab.options.api_fault,
         "with_tool": lab.options.with_tool,
         "peers": lab.options.peers,
         "report": reports[-1] if reports else None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+
+from do_failover.lab.region import version_of
 
 if TYPE_CHECKING:
     from do_failover.lab.region import Action, Droplet, Region, ReservedIp
@@ -23,11 +25,17 @@ def region_json(slug: str) -> Json:
 
 
 def droplet_json(droplet: Droplet, region: Region) -> Json:
-    """Write a Droplet. Its reserved IP is one more public address, after its own (godo issue 343)."""
+    """Write a Droplet. Its reserved IP is one more public address, after its own (godo issue 343).
+
+    Whether a reserved IPv6 is listed likewise is unseen; here it is not.
+    """
     v4 = [
         {"ip_address": droplet.public, "netmask": droplet.netmask, "gateway": droplet.public_gateway, "type": "public"},
         {"ip_address": droplet.private, "netmask": droplet.netmask, "gateway": "", "type": "private"},
     ]
+    v6 = []
+    if droplet.public_v6:
+        v6.append({"ip_address": droplet.public_v6, "netmask": 64, "gateway": droplet.public_v6_gateway, "type": "public"})
     reserved_ip = region.reserved_ip_of(droplet.id)
     if reserved_ip is not None:
         v4.append({"ip_address": reserved_ip, "netmask": "255.255.240.0", "gateway": "", "type": "public"})
@@ -50,7 +58,7 @@ def droplet_json(droplet: Droplet, region: Region) -> Json:
         "volume_ids": [],
         "size": {**_SIZE_OBJECT, "regions": [droplet.region]},
         "size_slug": _SIZE,
-        "networks": {"v4": v4, "v6": []},
+        "networks": {"v4": v4, "v6": v6},
         "region": region_json(droplet.region),
         "tags": list(droplet.tags),
         "vpc_uuid": _VPC,
@@ -58,31 +66,49 @@ def droplet_json(droplet: Droplet, region: Region) -> Json:
 
 
 def reserved_ip_json(ip: ReservedIp, region: Region) -> Json:
-    """Write a reserved IP with its whole Droplet, or null."""
-    droplet = None if ip.droplet_id is None else droplet_json(region.droplets[ip.droplet_id], region)
+    """Write a reserved IPv4 with its whole Droplet, or null. The old name has the same shape."""
     return {
         "ip": ip.address,
         "region": region_json(ip.region),
-        "droplet": droplet,
+        "droplet": _owner_json(ip, region),
         "locked": ip.is_locked,
         "project_id": PROJECT_ID,
     }
 
 
-def action_json(action: Action, wall: float) -> Json:
-    """Write an action. `wall` is the wall-clock time of the machine's zero, in seconds since the epoch."""
+def reserved_ipv6_json(ip: ReservedIp, region: Region) -> Json:
+    """Write a reserved IPv6: no `locked`, and the region by its slug only."""
     return {
+        "ip": ip.address,
+        "reserved_at": "2024-11-20T11:08:30Z",
+        "region_slug": ip.region,
+        "droplet": _owner_json(ip, region),
+    }
+
+
+def action_json(action: Action, wall: float, v4_type: str = "reserved_ip") -> Json:
+    """Write an action. `wall` is the wall-clock time of the machine's zero, in seconds since the epoch.
+
+    `v4_type` is the name under which a reserved IPv4 is asked for. An action on a reserved IPv6 has a null `region`
+    and no `project_id`, as in the published example.
+    """
+    written: Json = {
         "id": action.id,
         "status": str(action.status),
         "type": action.type,
         "started_at": _rfc3339(wall + action.started_at),
         "completed_at": None if action.completed_at is None else _rfc3339(wall + action.completed_at),
-        "resource_id": int(IPv4Address(action.reserved_ip)),
-        "resource_type": "reserved_ip",
+        "resource_id": action.droplet_id,
+        "resource_type": "droplet",
         "region": region_json(action.region),
         "region_slug": action.region,
-        "project_id": PROJECT_ID,
     }
+    if not action.reserved_ip:
+        return written
+    number = int(ip_address(action.reserved_ip)) % (1 << 32)
+    if version_of(action.reserved_ip) == 6:  # noqa: PLR2004  the family
+        return written | {"resource_id": number, "resource_type": "reserved_ipv6", "region": None}
+    return written | {"resource_id": number, "resource_type": v4_type, "project_id": PROJECT_ID}
 
 
 def account_json() -> Json:
@@ -112,6 +138,10 @@ def page_json(key: str, items: list[Json], page: int, per_page: int, url: str) -
         pages |= {"next": _page_url(url, page + 1, per_page), "last": _page_url(url, last, per_page)}
     links = {"pages": pages} if pages else {}
     return {key: items[(page - 1) * per_page : page * per_page], "links": links, "meta": {"total": len(items)}}
+
+
+def _owner_json(ip: ReservedIp, region: Region) -> Json | None:
+    return None if ip.droplet_id is None else droplet_json(region.droplets[ip.droplet_id], region)
 
 
 def _page_url(url: str, page: int, per_page: int) -> str:

@@ -9,54 +9,12 @@ import os
 import shlex
 import signal
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import pytest
 
+from tests.cli_process import end, run, start, until
 from tests.loopback import IP, TOKEN, serve
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.loopback import Loopback
-
-
-@dataclass
-class Ended:
-    code: int | None
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """stdout holds exactly one JSON object."""
-        document = json.loads(self.out)
-        assert isinstance(document, dict)
-        return document
-
-
-async def start(region: Loopback, *arguments: str, **more: str) -> asyncio.subprocess.Process:
-    environment = {**region.environment(), **more}
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*region.command(*arguments), stdout=pipe, stderr=pipe, env=environment)
-
-
-async def end(process: asyncio.subprocess.Process) -> Ended:
-    out, err = await process.communicate()
-    assert TOKEN.encode() not in out + err
-    return Ended(process.returncode, out.decode(), err.decode())
-
-
-async def run(region: Loopback, *arguments: str, **more: str) -> Ended:
-    return await end(await start(region, *arguments, **more))
-
-
-async def until(is_true: Any) -> None:
-    for _ in range(2000):
-        if is_true():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never happened")
 
 
 @pytest.mark.parametrize(
@@ -232,9 +190,14 @@ async def test_nits_are_warnings_at_failover_and_errors_by_daylight(tmp_path: Pa
 
 async def test_a_clean_configuration_checks_out(tmp_path: Path) -> None:
     async with serve(tmp_path) as region:
-        config = region.write_config(peers="app1\n")
+        ethernet = [path.name for path in Path("/sys/class/net").iterdir() if (path / "type").read_text() == "1\n"]
+        config = region.write_config(peers="app1\n", interface=min(ethernet, default="lo"))
+        (tmp_path / "known_hosts").touch()
         ended = await run(region, "config", "check", "-c", str(config))
-        assert (ended.code, ended.out) == (0, f"OK  {config}: {IP}; 1 peers\n")
+        if ethernet:
+            assert (ended.code, ended.out) == (0, f"OK  {config}: {IP}; 1 peers\n")
+        else:
+            assert [line for line in ended.err.splitlines() if "interface" not in line] == []
 
 
 async def test_backup_supersedes_a_running_failover(tmp_path: Path) -> None:

@@ -31,14 +31,14 @@ def claims(tmp_path: Path, ticks: int, pid: int = 0) -> Claims:
 
 def hold_turn(run_dir: str, is_manual: bool) -> subprocess.Popen[bytes]:
     """Start a process that has the turn and says when SIGTERM comes."""
-    event = "None" if is_manual else "NotifyEvent(NotifyType.INSTANCE, 'VI \"1\"/x', VrrpState.MASTER, 150)"
     code = f"""
 import signal, sys
 from pathlib import Path
 from do_failover.claims import Claims
 from do_failover.model import NotifyEvent, NotifyType, VrrpState
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
-turn = Claims(Path({run_dir!r})).try_start({IP!r}, {event})
+event = NotifyEvent(NotifyType.INSTANCE, 'VI "1"/x', VrrpState.MASTER, 150)
+turn = Claims(Path({run_dir!r})).try_start({IP!r}, event, is_manual={is_manual})
 print("turn" if turn is not None else "none", flush=True)
 signal.sigwait([signal.SIGUSR1])
 print("told" if signal.SIGTERM in signal.sigpending() else "untold", flush=True)
@@ -110,21 +110,21 @@ def test_names_are_kept_apart(tmp_path: Path) -> None:
 
 def test_one_turn_at_a_time(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
     mine = Claims(tmp_path)
-    assert mine.try_start(IP, None) is None
-    other = mine.try_start("203.0.113.48", None)
+    assert mine.try_start(IP, MASTER) is None
+    other = mine.try_start("203.0.113.48", MASTER)
     assert other is not None
     assert not isinstance(other, Latest)
-    other.close()
+    other.end()
     running = mine.read_running(IP)
     assert running is not None
     assert running.pid == holder.pid
     holder.kill()
     holder.wait()
     assert mine.read_running(IP) is None
-    turn = mine.try_start(IP, None)
+    turn = mine.try_start(IP, MASTER)
     assert turn is not None
     assert not isinstance(turn, Latest)
-    turn.close()
+    turn.end()
 
 
 def test_a_newer_event_tells_the_running_failover(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
@@ -151,10 +151,10 @@ def test_who_was_superseded_before_its_turn_finds_out(tmp_path: Path) -> None:
     answer = older.try_start(IP, MASTER)
     assert isinstance(answer, Latest)
     assert answer.event == BACKUP
-    turn = Claims(tmp_path).try_start(IP, None)  # the turn was not kept
+    turn = Claims(tmp_path).try_start(IP, BACKUP)  # the turn was not kept
     assert turn is not None
     assert not isinstance(turn, Latest)
-    turn.close()
+    turn.end()
 
 
 def _enter(tmp_path: Path, barrier: object, answers: object) -> None:

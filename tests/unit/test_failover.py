@@ -34,6 +34,17 @@ def test_connections_are_made_while_the_api_works() -> None:
     assert max(looked) < 0.5
 
 
+def test_a_hint_that_the_ip_is_elsewhere_saves_the_first_read() -> None:
+    elsewhere = Identity(ME, "nyc3", "lb2", PUBLIC, None, "10.17.0.6", has_reserved_ip=False)
+    region = Region(identity=elsewhere)
+    told = tell(region)
+    assert told.report.outcome is Outcome.DONE
+    assert told.report.owner_before == OLD  # seen by the first poll
+    assert region.posts[0][0] < 0.1
+    by_hand = tell(Region(identity=elsewhere), event=None)
+    assert by_hand.region.posts[0][0] > 0.1 - 1e-9  # a person reads first
+
+
 def test_already_ours_still_heals_the_peers() -> None:
     told = tell(Region(owner=ME))
     assert told.region.posts == []

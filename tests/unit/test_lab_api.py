@@ -29,7 +29,9 @@ def make_region(action_time_s: float) -> Region:
 
 def fetch(server: api.ApiServer, path: str, body: object = None, token: str = "t") -> tuple[int, dict[str, Any], Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(server.url + path, data=data, headers={"Authorization": f"Bearer {token}"})
+    request = urllib.request.Request(
+        server.url + path, data=data, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=5, context=ssl.create_default_context(cafile=server.ca_file)) as response:
             return response.status, json.load(response), response.headers
@@ -88,7 +90,7 @@ async def test_a_client_without_the_labs_ca_is_not_served(tmp_path: Path) -> Non
         ("reserved_ip/ipv4/active", "true"),
         ("reserved_ip/ipv4/ip_address", IP),
         ("floating_ip/ipv4/active", "true"),
-        ("reserved_ip/ipv6/active", None),
+        ("reserved_ip/ipv6/active", "false"),
         ("interfaces/public/1/ipv4/address", None),
         ("interfaces", None),
         ("", None),
@@ -112,4 +114,6 @@ async def test_metadata_follows_the_owner() -> None:
         assert await asyncio.to_thread(get, f"{url}/reserved_ip/ipv4/active") == "true"
         document = json.loads(await asyncio.to_thread(get, f"{url}.json"))
         assert document["droplet_id"] == 2
-        assert document["reserved_ip"] == document["floating_ip"] == {"ipv4": {"active": True, "ip_address": IP}}
+        here = {"active": True, "ip_address": IP}
+        assert document["reserved_ip"] == {"ipv4": here, "ipv6": {"active": False}}
+        assert document["floating_ip"] == {"ipv4": here}

@@ -16,18 +16,18 @@ def test_the_variable_wins_then_the_file_then_the_credential(tmp_path: Path) -> 
     (tmp_path / "token").write_text("from-credential\n")
     credentials = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     file = str(tmp_path / "file")
-    assert TokenSource(file, {"DIGITALOCEAN_ACCESS_TOKEN": "from-variable", **credentials}).read() == "from-variable"
-    assert TokenSource(file, credentials).read() == "from-file"
-    assert TokenSource(None, credentials).read() == "from-credential"
+    assert TokenSource(file, {"DIGITALOCEAN_ACCESS_TOKEN": "from-variable", **credentials}).read() == ("from-variable",)
+    assert TokenSource(file, credentials).read() == ("from-file",)
+    assert TokenSource(None, credentials).read() == ("from-credential",)
 
 
 def test_a_rotated_file_is_seen_at_the_next_use(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("one")
     source = TokenSource(str(file), {})
-    assert source.read() == "one"
+    assert source.read() == ("one",)
     file.write_text("two")
-    assert source.read() == "two"
+    assert source.read() == ("two",)
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"secret one\n", b"secret\0", b"secret\n[x]", b"\xff\xfesecret", "s\u00e9cret".encode()])
