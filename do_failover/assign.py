@@ -264,7 +264,13 @@ class _Assign:
 
     async def _explain(self, error: TemporaryError) -> ReservedIp:
         """Find out by reading why the POST was refused; that we own the IP already is success."""
-        refusal = await self.api.explain_refusal(self.goal.address, self.goal.target, self._call_s())
+        try:
+            async with asyncio.timeout(self._call_s()):
+                refusal = await self.api.explain_refusal(self.goal.address, self.goal.target, self._call_s())
+        except (TimeoutError, TemporaryError) as trouble:
+            reason = trouble.message if isinstance(trouble, TemporaryError) else "there was no time left"
+            sentence = f"{error.message}; why could not be read: {reason}"
+            raise self._note(sentence, error) from None
         self.record.after = refusal.reserved
         self._check_region(refusal.reserved)
         if refusal.reserved.droplet_id == self.goal.target:

@@ -38,6 +38,7 @@ _HINT_EVERY_S = 0.2
 async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe: Callable[..., None]) -> FailoverReport:
     """Tell the story once, and return its report. Whatever goes wrong is in it."""
     draft = _start_draft(request, edges, observe)
+    calls_before = edges.api.count_calls()
     story = _Story(request, edges, mandate, draft)
     telling = asyncio.create_task(story.tell())
     try:
@@ -47,6 +48,7 @@ async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe
     error = None if telling.cancelled() else telling.exception()
     draft.error = error if isinstance(error, FailoverError) or error is None else _explain_unforeseen(error)
     draft.peers = tuple(verify.judge_peer(evidence, request.entry.reserved_ip) for evidence in story.evidence)
+    draft.api_calls = edges.api.count_calls() - calls_before
     return draft.finish()
 
 

@@ -241,6 +241,7 @@ class FailoverReport:
     outcome: Outcome
     exit_code: int
     round: int = 1
+    api_calls: int = 0
     error: ReportError | None = None
     stages: tuple[Stage, ...] = ()
     peers: tuple[PeerResult, ...] = ()

@@ -63,6 +63,7 @@ class Draft:
     owner_before: int | None = None
     owner_after: int | None = None
     error: FailoverError | None = None
+    api_calls: int = 0
     peers: tuple[PeerResult, ...] = ()
     warnings: list[str] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
@@ -105,6 +106,7 @@ class Draft:
             outcome=outcome,
             exit_code=exit_code,
             round=self.round,
+            api_calls=self.api_calls,
             error=ReportError(error.kind, error.message, error.request_id) if error is not None else None,
             stages=tuple(sorted(self.stages, key=lambda stage: _STAGES.index(stage.name))),
             peers=self.peers,
@@ -153,6 +155,9 @@ def render_lines(report: FailoverReport) -> list[Line]:
     for stage in report.stages:
         tries = f" ({stage.attempts} tries)" if stage.attempts > 1 else ""
         lines.append(Line(f"  {stage.name:<9} {stage.start_s:6.2f} - {stage.end_s:6.2f} s  {stage.detail}{tries}"))
+    if report.stages:
+        calls = "1 call" if report.api_calls == 1 else f"{report.api_calls} calls"
+        lines.append(Line(f"  api       {calls}"))
     lines += _render_peers(report.peers)
     lines += [Line(f"  warning   {warning}", Tone.WARN) for warning in report.warnings]
     if report.error is not None:

@@ -24,6 +24,10 @@ ALL_STEPS = frozenset({"assign", "announce", "refresh", "verify"})
 class Api(AssignApi, Protocol):
     """What the story needs of the API beyond the assign step."""
 
+    def count_calls(self) -> int:
+        """Return how many requests were made so far."""
+        ...
+
     async def read_droplet(self, droplet_id: int, timeout_s: float) -> Droplet:
         """GET one Droplet."""
         ...

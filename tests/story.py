@@ -71,6 +71,7 @@ class Region:
     fails_from: float = 1e18  # from then on (virtual seconds) the API answers nothing useful
     droplet_region: str = "nyc3"
     public_shown: str | None = None
+    calls: int = 0
     is_owner_visible: bool = True
     route_sources: dict[str, str] = field(default_factory=dict)
     moves: list[tuple[float, int]] = field(default_factory=list)
@@ -82,6 +83,7 @@ class Region:
         return asyncio.get_running_loop().time() - 1000.0
 
     async def _call(self) -> None:
+        self.calls += 1
         await asyncio.sleep(0.05)
         for at, droplet in [move for move in self.moves if move[0] <= self.now()]:
             self.owner = droplet
@@ -102,6 +104,9 @@ class Region:
 
     async def explain_refusal(self, address: str, droplet_id: int, timeout_s: float) -> Refusal:
         return Refusal(None, await self.read_reserved_ip(address, timeout_s))
+
+    def count_calls(self) -> int:
+        return self.calls
 
     def poll_factor(self) -> float:
         return 1.0

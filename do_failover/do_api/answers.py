@@ -22,7 +22,7 @@ import msgspec
 
 from do_failover.errors import FailoverError, PermanentError, RefusedError, TemporaryError
 from do_failover.foreign import clean_text, parse_unicast
-from do_failover.model import Action, ActionStatus, ReservedIp
+from do_failover.model import Action, ActionStatus, Droplet, ReservedIp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +98,47 @@ def read_running_actions(body: bytes) -> tuple[Action, ...]:
     """Read a list of actions and return those that are in progress."""
     found = map(_make_action, _decode(body, "actions", list[_Action]))
     return tuple(action for action in found if action.status is ActionStatus.IN_PROGRESS)
+
+
+class _Pages(msgspec.Struct, frozen=True):
+    next: str | None = None
+
+
+class _Links(msgspec.Struct, frozen=True):
+    pages: _Pages = _Pages()
+
+
+class _Page(msgspec.Struct, frozen=True):
+    links: _Links = _Links()
+
+
+class _Droplet(msgspec.Struct, frozen=True):
+    id: int
+    name: str
+    region: _Region | None = None
+    networks: _Networks = _Networks()
+
+
+def read_next_query(body: bytes) -> str | None:
+    """Return the query of a list's next page; None at the last."""
+    try:
+        following = msgspec.json.decode(body, type=_Page).links.pages.next
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return following.partition("?")[2] or None if following is not None else None
+
+
+def read_droplets(body: bytes) -> tuple[Droplet, ...]:
+    """Read a list of Droplets."""
+    return tuple(
+        Droplet(
+            id=raw.id,
+            name=clean_text(raw.name) or str(raw.id),
+            region=clean_text(raw.region.slug) if raw.region is not None else None,
+            public_addresses=tuple(net.ip_address for net in raw.networks.v4 if net.type == "public" and parse_unicast(net.ip_address, 4)),
+        )
+        for raw in _decode(body, "droplets", list[_Droplet])
+    )
 
 
 def read_holdings(body: bytes, key: str) -> dict[str, int | None]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _SLOW_POLLS = 4.0
+_PAGES_MOST = 100
 
 
 class DigitalOceanApi:
@@ -50,8 +51,16 @@ class DigitalOceanApi:
 
     async def post_assign(self, address: str, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Action:
         """POST the assign action."""
-        path = routes.make_actions_path(self._family_of(address), address)
-        body = routes.make_assign_body(droplet_id)
+        try:
+            return await self._post(address, droplet_id, timeout_s)
+        except PermanentError as error:
+            if error.kind != "not_found" or address in self._family:
+                raise
+        await self.read_reserved_ip(address, timeout_s)  # finds out by which name the API knows it
+        return await self._post(address, droplet_id, timeout_s)
+
+    async def _post(self, address: str, droplet_id: int, timeout_s: float) -> Action:
+        path, body = routes.make_actions_path(self._family_of(address), address), routes.make_assign_body(droplet_id)
         return answers.read_action(await self._transport.call(lambda: self._transport.send("POST", path, body), timeout_s))
 
     async def read_action(self, address: str, action_id: int, timeout_s: float = READ_TIMEOUT_S) -> Action:
@@ -80,7 +89,11 @@ class DigitalOceanApi:
         busy = answers.read_running_actions(await self._get(routes.make_droplet_actions_path(droplet_id), timeout_s))
         if busy:
             return Refusal(f"Droplet {droplet_id} is busy with {busy[0]}; it can take the IP when that ended", reserved)
-        held = answers.read_holdings(await self._get(routes.make_list_path(family), timeout_s), f"{family.key}s")
+        held = {
+            ip: owner
+            for page in await self._get_pages(routes.make_list_path(family), timeout_s)
+            for ip, owner in answers.read_holdings(page, f"{family.key}s").items()
+        }
         other = next((ip for ip, owner in held.items() if owner == droplet_id and ip != address), None)
         if other is not None:
             sentence = f"Droplet {droplet_id} already holds reserved IP {other}, and can hold one: unassign {other}, or correct reserved_ip"
@@ -89,6 +102,25 @@ class DigitalOceanApi:
 
     async def _get(self, path: str, timeout_s: float) -> bytes:
         return await self._transport.call(lambda: self._transport.send("GET", path), timeout_s)
+
+    async def _get_pages(self, path: str, timeout_s: float) -> list[bytes]:
+        """GET a list, all of its pages, _PAGES_MOST at most. Only the query of a next page's URL is used, never its host."""
+        pages: list[bytes] = []
+        collection, _, first = path.partition("?")
+        query: str | None = first
+        while query is not None and len(pages) < _PAGES_MOST:
+            pages.append(await self._get(f"{collection}?{query}", timeout_s))
+            query = answers.read_next_query(pages[-1])
+        return pages
+
+    async def list_droplets(self, tag: str, timeout_s: float = READ_TIMEOUT_S) -> tuple[Droplet, ...]:
+        """GET the Droplets that carry a tag, all pages."""
+        pages = await self._get_pages(routes.make_droplets_path(tag), timeout_s)
+        return tuple(droplet for page in pages for droplet in answers.read_droplets(page))
+
+    def count_calls(self) -> int:
+        """Return how many requests were made so far."""
+        return len(self._transport.calls)
 
     async def read_droplet(self, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Droplet:
         """GET one Droplet."""
@@ -105,10 +137,10 @@ class DigitalOceanApi:
         family, base = self._family_of(address), self._transport.end_point
         body = f'{{"type": "assign", "droplet_id": {droplet_id}}}'
         return (
-            f"GET  {base}{routes.make_ip_path(family, address)}",
+            f"GET  {base}{routes.make_ip_path(family, address)}    (left out by `notify` when the metadata says that it is elsewhere)",
             f"POST {base}{routes.make_actions_path(family, address)} {body}    (unless this Droplet owns it already)",
-            f"GET  {base}{routes.make_action_path(family, address, 0).removesuffix('0')}<action id>    (until it ended)",
-            f"GET  {base}{routes.make_ip_path(family, address)}    (the owner, which is the truth)",
+            f"GET  {base}{routes.make_ip_path(family, address)}    (until it names the owner, which is the truth)",
+            f"GET  {base}{routes.make_action_path(family, address, 0).removesuffix('0')}<action id>    (if it ended without that)",
         )
 
     def poll_factor(self) -> float:

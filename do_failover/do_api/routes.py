@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ def make_newest_action_path(family: Family, address: str) -> str | None:
 def make_droplet_actions_path(droplet_id: int) -> str:
     """GET: what a Droplet is or was busy with."""
     return f"droplets/{droplet_id}/actions?per_page=20"
+
+
+def make_droplets_path(tag: str) -> str:
+    """GET: the Droplets that carry a tag."""
+    return f"droplets?tag_name={quote(tag, safe='')}&per_page=200"
 
 
 def make_assign_body(droplet_id: int) -> dict[str, str | int]:

@@ -12,6 +12,7 @@ Proxies and netrc of the environment are not used: netrc would replace the token
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         self._budget_s = READ_TIMEOUT_S
         self.calls: list[Call] = []
         self._abandoned = threading.Event()
+        self._pid = os.getpid()
         self._session = self._open_session()
 
     def _open_session(self) -> requests.Session:
@@ -158,6 +160,8 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
 
     async def call(self, function: Callable[[], T], timeout_s: float) -> T:
         """Run a blocking function of this transport in a thread, for at most that long."""
+        if self._pid != os.getpid():  # a fork: parent and child must not share a connection
+            self._pid, self._session = os.getpid(), self._open_session()
         self._budget_s = max(0.05, timeout_s)
         try:
             return await asyncio.wait_for(run_in_thread(function), self._budget_s + _GRACE_S)

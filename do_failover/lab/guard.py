@@ -34,6 +34,13 @@ LIMITS = {
 }
 """Only the first network namespace has them all; in a container's, nothing is raised."""
 
+LIMITS_V6 = {
+    "ipv6/neigh/default/gc_thresh1": 16384,
+    "ipv6/neigh/default/gc_thresh2": 32768,
+    "ipv6/neigh/default/gc_thresh3": 65536,
+}
+"""Raised as well where there is IPv6: a host may have none."""
+
 FOUND = Path("/run/do-failover-lab.host-limits")
 """What the first guard had found, and the lock that guards share. Gone with the last guard."""
 
@@ -94,11 +101,12 @@ def _raise_limits() -> IO[str]:
     found = FOUND.open("a+", encoding="ascii")
     fcntl.flock(found, fcntl.LOCK_SH)
     found.seek(0)
+    limits = LIMITS | {name: value for name, value in LIMITS_V6.items() if (SETTINGS / name).exists()}
     if not found.read():
-        json.dump({name: (SETTINGS / name).read_text(encoding="ascii").strip() for name in LIMITS}, found)
+        json.dump({name: (SETTINGS / name).read_text(encoding="ascii").strip() for name in limits}, found)
         found.flush()
     # The highest first, so that none is ever above the next.
-    for name, value in sorted(LIMITS.items(), reverse=True):
+    for name, value in sorted(limits.items(), reverse=True):
         (SETTINGS / name).write_text(str(value), encoding="ascii")
     return found
 

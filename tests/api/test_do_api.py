@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ import trustme
 from do_failover.do_api import answers
 from do_failover.do_api.client import DigitalOceanApi
 from do_failover.errors import ConfigError, FailoverError, PermanentError, RefusedError, TemporaryError
+from do_failover.lab.region import Names
 from do_failover.model import ActionStatus
 from do_failover.token import TokenSource
 from tests.loopback import IP, TOKEN, serve
@@ -49,6 +51,52 @@ async def test_the_calls_of_an_assign(tmp_path: Path) -> None:
             assert set(droplet.public_addresses) == {"198.18.0.12", IP}
         assert [call.method for call in api.calls][:2] == ["GET", "POST"]
         assert region.calls()[:2] == [f"GET /v2/reserved_ips/{IP} 200", f"POST /v2/reserved_ips/{IP}/actions 201"]
+
+
+async def test_all_pages_of_a_list_are_read(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        for number in range(3, 8):
+            region.region.droplets[number] = replace(region.region.droplets[1], id=number, name=f"app{number}", tags=("web",))
+        region.api.set_faults("list**:split 2")
+        with contextlib.closing(open_api(region)) as api:
+            found = await api.list_droplets("web")
+            assert [droplet.id for droplet in found] == [3, 4, 5, 6, 7]
+            assert {droplet.region for droplet in found} == {"nyc3"}
+        assert len(region.calls()) == 3
+
+
+async def test_by_the_old_name_alone_a_post_finds_its_way(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        region.region.names = Names.FLOATING
+        with contextlib.closing(open_api(region)) as api:
+            assert (await api.post_assign(IP, 2)).status is ActionStatus.IN_PROGRESS
+        assert [call.rsplit(" ", 1)[0] for call in region.calls()] == [
+            f"POST /v2/reserved_ips/{IP}/actions",
+            f"GET /v2/reserved_ips/{IP}",
+            f"GET /v2/floating_ips/{IP}",
+            f"POST /v2/floating_ips/{IP}/actions",
+        ]
+
+
+async def test_after_a_fork_the_child_opens_a_connection_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve(tmp_path) as region:
+        with contextlib.closing(open_api(region)) as api:
+            await api.read_reserved_ip(IP)
+            parents = api._transport._session
+            monkeypatch.setattr("os.getpid", lambda: -1)
+            await api.read_reserved_ip(IP)
+            assert api._transport._session is not parents
+            parents.close()
+
+
+async def test_a_kept_connection_that_died_costs_nothing_but_a_new_one(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        with contextlib.closing(open_api(region)) as api:
+            await api.read_reserved_ip(IP)
+            region.api.set_faults("ip:reset-before")
+            with pytest.raises(TemporaryError):
+                await api.read_reserved_ip(IP)
+            assert (await api.read_reserved_ip(IP)).droplet_id == 1
 
 
 async def test_one_connection_serves_all_calls(tmp_path: Path) -> None:

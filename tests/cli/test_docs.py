@@ -34,7 +34,7 @@ def test_the_configuration_of_the_readme_loads_without_a_nit(tmp_path: Path) -> 
 
 
 def test_the_two_commands_of_the_readme_are_there() -> None:
-    (text,) = blocks("sh")
+    text, _ = blocks("sh")
     scripts = re.findall(r"sudo (scripts/\w+)", text)
     assert scripts == ["scripts/demo", "scripts/test"]
     for script in (*scripts, "scripts/check", ".ci/run"):

@@ -48,6 +48,7 @@ def test_a_hint_that_the_ip_is_elsewhere_saves_the_first_read() -> None:
 def test_already_ours_still_heals_the_peers() -> None:
     told = tell(Region(owner=ME))
     assert told.region.posts == []
+    assert told.report.api_calls == 2  # the owner, and the owner once more
     assert told.report.decision is DecisionKind.ALREADY_OWNER
     assert [peer.outcome for peer in told.report.peers] == [PeerOutcome.HEALED] * 3
 
