@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from do_failover import echo, frames, refresh
 from do_failover.errors import PeerError
+from do_failover.verify import has_foreign_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,12 +53,14 @@ class Healer:
             for evidence.attempts in range(1, _TRIES + 1):
                 self._announce_to(evidence)
                 await self._refresh(evidence)
-                if evidence.is_witnessed or not (evidence.can_be_witnessed and evidence.is_marked):
+                evidence.duration_s = self.clock.now() - started
+                await self._read_neighbour(evidence)
+                if not (evidence.can_be_witnessed and evidence.is_marked):
                     break
-            evidence.duration_s = self.clock.now() - started
-            shown = self.address if evidence.on_link else self.public
-            if shown is not None:
-                evidence.neighbour = await refresh.read_neighbour(self.shell, evidence.peer, shown)
+                if has_foreign_entry(evidence, self.address):
+                    self.witness.forget(evidence.peer)  # the entry went back to the old owner: what was seen is no proof any more
+                elif self.witness.has_seen(evidence.peer):
+                    break
         except PeerError as error:
             evidence.error = error
         finally:
@@ -106,6 +109,11 @@ class Healer:
         await asyncio.wait([refreshing])
         if refreshing.exception() is None:
             await self.clock.sleep(_LATE_ARRIVAL_S)
+
+    async def _read_neighbour(self, evidence: PeerEvidence) -> None:
+        shown = self.address if evidence.on_link else self.public
+        if shown is not None:
+            evidence.neighbour = await refresh.read_neighbour(self.shell, evidence.peer, shown)
 
     def _note_acknowledgement(self, evidence: PeerEvidence) -> None:
         source = self.sources.get(evidence.peer)

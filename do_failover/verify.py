@@ -5,7 +5,7 @@ each with the pattern of this run and this peer. Only an arrival proves that pee
 an old owner whose kernel still answers makes every other sign look healthy).
 
     evidence                                                   outcome
-    the peer's echo request arrived here                       healed
+    the peer's echo request arrived here, and no later sign speaks against it   healed
     no SSH: not reachable / key or host key refused            unreachable / refused
     nothing can be witnessed here (the owner is elsewhere)     unproven
     the failover ended before it was refreshed                 unproven
@@ -52,6 +52,11 @@ class Witness:
     async def wait_for(self, peer: Peer) -> None:
         """Return as soon as this peer's echo request has arrived."""
         await self._event(peer.number).wait()
+
+    def forget(self, peer: Peer) -> None:
+        """Drop what was seen of a peer: a later sign spoke against it."""
+        self.arrivals.pop(peer.number, None)
+        self._event(peer.number).clear()
 
     def has_seen(self, peer: Peer) -> bool:
         """Tell whether this peer's echo request has arrived."""
@@ -118,7 +123,7 @@ def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str |
 def _judge_silence(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str | None]:
     """Say what it means that a peer was refreshed and nothing of it arrived."""
     error = evidence.error
-    if _has_foreign_entry(evidence, reserved_ip):
+    if has_foreign_entry(evidence, reserved_ip):
         entry = evidence.neighbour
         held = entry.lladdr if entry is not None else None
         kind = " (permanent: remove it on the peer)" if entry is not None and entry.nud == "PERMANENT" else ""
@@ -135,7 +140,8 @@ def _judge_silence(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcom
     )
 
 
-def _has_foreign_entry(evidence: PeerEvidence, reserved_ip: str) -> bool:
+def has_foreign_entry(evidence: PeerEvidence, reserved_ip: str) -> bool:
+    """Tell whether the reserved IP is on the peer's link and its entry names somebody else than this Droplet."""
     entry = evidence.neighbour
     return (
         bool(evidence.on_link)

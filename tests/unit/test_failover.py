@@ -97,6 +97,17 @@ def test_an_answered_ping_is_no_proof() -> None:
     assert "the old owner answers" in row.error
 
 
+def test_an_entry_that_goes_back_to_the_old_owner_is_mended_or_said() -> None:
+    old, ours = "02:00:00:00:00:0b", "02:00:00:00:00:0c"
+    on_link = frozenset({"app1", "app2"})
+    told = tell(Region(on_link=on_link, entries={"app1": [old, ours], "app2": [old]}))
+    mended, stuck, plain = told.report.peers
+    assert (mended.outcome, mended.attempts) == (PeerOutcome.HEALED, 2)
+    assert (stuck.outcome, stuck.witnessed, stuck.attempts) == (PeerOutcome.STALE, False, 3)
+    assert f"names {old}" in (stuck.error or "")
+    assert plain.attempts == 1
+
+
 def test_unproven_where_no_ping_comes_through() -> None:
     row = tell(Region(is_stubborn=frozenset({"app1"}), answers_pings=False)).report.peers[0]
     assert row.outcome is PeerOutcome.UNPROVEN
