@@ -34,6 +34,7 @@ _POLL_MOST_S = 1.0  # an action that takes seconds is asked for about once a sec
 _POST_NEEDS_S = 2.0  # before the deadline, so that what became of a POST can be seen
 _OWNER_READS = 4  # after an action ended, before it is called a failure
 _UNEXPLAINED_MOST = 8  # completed without effect, where the API lists no actions that could name a rival (IPv6)
+_UNREADABLE = {"forbidden", "not_found"}  # a token that may not read actions moves the IP all the same
 _NO_WHY_V6 = "; for IPv6 the API shows neither a lock nor a list of actions, so nothing that can be read says why"
 
 
@@ -133,7 +134,9 @@ async def assign_reserved_ip(  # noqa: PLR0913 - named
     attempt = _Assign(api, goal, deadline, mandate, backoff, record, wake)
     watching = asyncio.ensure_future(attempt.watch_mandate())
     try:
-        return await call_with_retries(attempt.move_once, deadline=deadline, mandate=mandate, backoff=backoff, attempts=record.attempts)
+        return await call_with_retries(
+            attempt.move_once, deadline=deadline, mandate=mandate, backoff=backoff, wake=wake, attempts=record.attempts
+        )
     finally:
         watching.cancel()
 
@@ -193,11 +196,12 @@ class _Assign:
         """Don't repeat a POST that got no answer while the IP's newest action is still running."""
         if not self.may_land and not current.is_locked:
             return
-        newest = await self.api.read_newest_action(self.goal.address, self._call_s())
-        if newest is None or newest.status is not ActionStatus.IN_PROGRESS:
+        newest = await self._read_newest()
+        is_running = newest.status is ActionStatus.IN_PROGRESS if newest is not None else current.is_locked
+        if not is_running:
             self.may_land = False
             return
-        msg = f"{self.goal.address} is locked by {newest}, and its owner is {_name(current)}"
+        msg = f"{self.goal.address} is locked by {newest or 'an action that can not be read'}, and its owner is {_name(current)}"
         raise TemporaryError(msg, kind="locked")
 
     async def post_and_settle(self) -> ReservedIp:
@@ -216,12 +220,13 @@ class _Assign:
 
     async def _follow(self, action: Action) -> ReservedIp:
         """Read the owner until it is the target; once the IP is no longer locked, the action says why it isn't."""
-        attempt = 0
+        attempt, asked_s = 0, 0.0
         while True:
             attempt += 1
             if self._limit().is_over():
                 return await self._settle(f"the action {action.id} is {action.status}", None)
-            await self._pause(attempt)
+            await self._pause(attempt, asked_s)
+            asked_s = 0.0
             try:
                 current = await self.read_owner()
                 if current.droplet_id == self.goal.target:
@@ -229,7 +234,8 @@ class _Assign:
                 if current.is_locked:
                     continue
                 action = await self.api.read_action(self.goal.address, action.id, self._call_s())
-            except TemporaryError:
+            except TemporaryError as error:
+                asked_s = error.retry_after_s or 0.0
                 continue  # a hiccup of the API: the next poll tells
             except PermanentError as error:
                 if error.kind in {"region", "owner_hidden"}:
@@ -267,8 +273,10 @@ class _Assign:
         try:
             async with asyncio.timeout(self._call_s()):
                 refusal = await self.api.explain_refusal(self.goal.address, self.goal.target, self._call_s())
-        except (TimeoutError, TemporaryError) as trouble:
-            reason = trouble.message if isinstance(trouble, TemporaryError) else "there was no time left"
+        except (TimeoutError, TemporaryError, PermanentError) as trouble:
+            if isinstance(trouble, PermanentError) and trouble.kind not in _UNREADABLE:
+                raise
+            reason = "there was no time left" if isinstance(trouble, TimeoutError) else trouble.message
             sentence = f"{error.message}; why could not be read: {reason}"
             raise self._note(sentence, error) from None
         self.record.after = refusal.reserved
@@ -285,17 +293,31 @@ class _Assign:
 
     async def _check_rival(self, ended: Action, current: ReservedIp) -> None:
         """Two masters never fight (I6): an IP that was moved away again is taken back once for each MASTER event."""
-        newest = await self.api.read_newest_action(self.goal.address, self._call_s())
-        is_rival = newest is not None and newest.id > ended.id
-        self.goal.contest.losses += is_rival
-        self.goal.contest.unexplained += not is_rival
-        if self.goal.contest.losses > 1 or (newest is None and self.goal.contest.unexplained > _UNEXPLAINED_MOST):
-            by = f" by {newest}" if newest is not None else ""
+        contest, address = self.goal.contest, self.goal.address
+        newest = await self._read_newest()
+        contest.losses += newest is not None and newest.id > ended.id
+        if contest.losses > 1:
             msg = (
-                f"{self.goal.address} was moved to {_name(current)} again{by} after it had come here: somebody else wants it; "
+                f"{address} was moved to {_name(current)} again by {newest} after it had come here: somebody else wants it; "
                 f"it is not taken back without a new VRRP event"
             )
             raise PermanentError(msg, kind="owner_changed")
+        contest.unexplained += newest is None and ended.status is ActionStatus.COMPLETED
+        if newest is None and contest.unexplained > _UNEXPLAINED_MOST:
+            msg = (
+                f"{contest.unexplained} actions that completed left {address} with {_name(current)}: somebody else wants it, or "
+                f"the API's actions have no effect (it lists none that could tell); it is left there until a new VRRP event"
+            )
+            raise PermanentError(msg, kind="owner_changed")
+
+    async def _read_newest(self) -> Action | None:
+        """Read the IP's newest action; None also where the token may not read it."""
+        try:
+            return await self.api.read_newest_action(self.goal.address, self._call_s())
+        except PermanentError as error:
+            if error.kind not in _UNREADABLE:
+                raise
+            return None
 
     def _check_region(self, current: ReservedIp) -> None:
         region, target = self.goal.region, self.goal.target
@@ -320,10 +342,13 @@ class _Assign:
         """Return the deadline; once the mandate has ended, the time that is left to see what became of the POST."""
         return self.aftermath or self.deadline
 
-    async def _pause(self, attempt: int) -> None:
-        """Wait between two polls. A mandate that ends meanwhile shortens the wait once; afterwards it no longer does."""
+    async def _pause(self, attempt: int, asked_s: float = 0.0) -> None:
+        """Wait between two polls, as long as the API asked at least.
+
+        A mandate that ends meanwhile shortens the wait once; afterwards it no longer does.
+        """
         mandate = Mandate() if self.mandate.is_revoked else self.mandate
-        seconds = min(_POLL_MOST_S, self.backoff.wait_s(attempt)) * self.api.poll_factor()
+        seconds = max(asked_s, min(_POLL_MOST_S, self.backoff.wait_s(attempt)) * self.api.poll_factor())
         await pause(min(seconds, self._limit().remaining_s()), clock=self.deadline.clock, mandate=mandate, wake=self.wake)
 
     def _call_s(self) -> float:

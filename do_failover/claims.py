@@ -106,8 +106,17 @@ class Turn:
             self._file.close()
 
 
-def describe_newer(newer: Latest) -> str:
+@dataclass(frozen=True, slots=True)
+class ManualMove:
+    """A person moved the reserved IP to another Droplet, after the event had come."""
+
+    pid: int
+
+
+def describe_newer(newer: Latest | ManualMove) -> str:
     """Return the sentence of a superseded failover."""
+    if isinstance(newer, ManualMove):
+        return f"superseded by a person, who moved the reserved IP to another Droplet by hand (process {newer.pid})"
     return f"superseded by the newer event {newer.event} (process {newer.pid})"
 
 
@@ -156,11 +165,23 @@ class Claims:
         latest = self._read_latest(f"{kind}-{name}")
         return latest.event.state if latest is not None else None
 
-    def try_start(self, reserved_ip: str, event: NotifyEvent, *, is_manual: bool = False) -> Turn | Latest | None:
+    def note_manual_move(self, reserved_ip: str) -> None:
+        """Remember that a person moved the IP to another Droplet: intent, which only a newer event overrules (I6)."""
+        mark = Running(self._order.start_ticks, self._order.pid, is_manual=True)
+        self._write(f"{quote(reserved_ip, safe='')}.moved", msgspec.json.encode(mark))
+
+    def _read_manual_move(self, reserved_ip: str) -> ManualMove | None:
+        try:
+            mark = msgspec.json.decode((self._dir / f"{quote(reserved_ip, safe='')}.moved").read_bytes(), type=Running)
+        except (OSError, ValueError):
+            return None
+        return ManualMove(mark.pid) if ProcessOrder(mark.start_ticks, mark.pid) > self._order else None
+
+    def try_start(self, reserved_ip: str, event: NotifyEvent, *, is_manual: bool = False) -> Turn | Latest | ManualMove | None:
         """Take the reserved IP's turn, for an event; or for a person, who names the event that would supersede this.
 
-        Returns the turn; None while another process has it; or the newer event that superseded it
-        meanwhile. Raises TemporaryError (kind "claims") where the files can't be used.
+        Returns the turn; None while another process has it; or what superseded it meanwhile: a newer
+        event, or a person who moved the IP elsewhere. Raises TemporaryError (kind "claims") where the files can't be used.
         """
         path = self._dir / f"{quote(reserved_ip, safe='')}.running"
         try:
@@ -172,7 +193,7 @@ class Claims:
                 return None
             turn = Turn(file)
             with self._locked(f"{event.type}-{event.name}"):
-                newer = self.find_newer(event, is_manual=is_manual)
+                newer = self.find_newer(event, is_manual=is_manual) or (None if is_manual else self._read_manual_move(reserved_ip))
                 if newer is not None:
                     turn.end()
                     return newer
@@ -186,7 +207,7 @@ class Claims:
         path = self._dir / f"{quote(reserved_ip, safe='')}.running"
         try:
             running = msgspec.json.decode(path.read_bytes(), type=Running)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):  # msgspec's errors are ValueErrors, and so is text that is none
             return None
         order = read_order(running.pid)
         return running if order is not None and order.start_ticks == running.start_ticks else None
@@ -209,7 +230,7 @@ class Claims:
     def _read_latest(self, key: str) -> Latest | None:
         try:
             latest = msgspec.json.decode((self._dir / f"{quote(key, safe='')}.event").read_bytes(), type=Latest)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             return None
         return latest if latest.boot_id == self._boot_id else None
 

@@ -80,7 +80,8 @@ async def _ask(settings: DigitalOceanConfig) -> _Document:
     is_optional = settings.droplet_id is not None and settings.region is not None
     limit_s = _OPTIONAL_S if is_optional else TIMEOUT_S
     try:
-        return await asyncio.wait_for(run_in_thread(lambda: _fetch(url)), limit_s)
+        async with asyncio.timeout(limit_s):
+            return await run_in_thread(lambda: _fetch(url))
     except TimeoutError:
         raise _explain(url, f"it did not answer within {limit_s:g} s") from None
 

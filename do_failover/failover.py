@@ -54,8 +54,9 @@ async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe
 
 def _explain_unforeseen(error: BaseException) -> FailoverError:
     """Turn a mistake of ours into the report's error, with the place that a bug report needs."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    msg = f"a mistake in do-failover: {type(error).__name__} in {last.name} (line {last.lineno} of {Path(last.filename).name}): {error}"
+    trace = traceback.extract_tb(error.__traceback__)
+    place = f" in {trace[-1].name} (line {trace[-1].lineno} of {Path(trace[-1].filename).name})" if trace else ""
+    msg = f"a mistake in do-failover: {type(error).__name__}{place}: {error}"
     return FailoverError(msg, kind="internal")
 
 

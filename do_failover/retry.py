@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from do_failover.mandate import Mandate
 
 T = TypeVar("T")
+_SLACK_S = 0.05  # a wait that was cut to what remains may by now be a moment longer than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ async def call_with_retries(  # noqa: PLR0913 - one policy, all of its knobs by 
         return min(backoff.wait_s(state.attempt_number), deadline.remaining_s())
 
     def is_too_late(state: tenacity.RetryCallState) -> bool:
-        return deadline.is_over() or state.upcoming_sleep > deadline.remaining_s()
+        return deadline.is_over() or state.upcoming_sleep > deadline.remaining_s() + _SLACK_S
 
     async def sleep(seconds: float) -> None:
         await pause(seconds, clock=deadline.clock, mandate=mandate, wake=wake)
@@ -129,6 +130,7 @@ async def finish_or_stop(tasks: Iterable[asyncio.Task[None]], *, deadline: Deadl
 
     What is unfinished then is cancelled and waited for. An error of a task is the caller's.
     """
+    tasks = list(tasks)
     work: asyncio.Future[Any] = asyncio.gather(*tasks)
     stops: list[asyncio.Future[Any]] = [
         asyncio.ensure_future(deadline.clock.sleep(deadline.remaining_s())),
@@ -141,6 +143,6 @@ async def finish_or_stop(tasks: Iterable[asyncio.Task[None]], *, deadline: Deadl
             return True
         return False
     finally:
-        for waiting in (work, *stops):
+        for waiting in (*tasks, *stops):
             waiting.cancel()
-        await asyncio.gather(work, *stops, return_exceptions=True)
+        await asyncio.gather(work, *tasks, *stops, return_exceptions=True)

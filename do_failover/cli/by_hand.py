@@ -149,7 +149,7 @@ def _show_plan(config: Config, entry: FailoverConfig, to_droplet: int | None, ni
     api = make_api(config)
     on_link = asyncio.run(is_on_link(entry.interface, entry.reserved_ip))
     sections = {
-        "api": plan.plan_calls(api, entry, target),
+        "api": plan.plan_calls(api, entry, target, is_here=is_here),
         "frames": plan.plan_frames(entry, identity, is_on_link=on_link) if is_here else ["none: the owner is another Droplet"],
         "peers": plan.plan_peers(entry, config.peers, peers.peers, identity) if wants_refresh else ["none: --no-refresh"],
     }

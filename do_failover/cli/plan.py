@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _PEERS_SHOWN = 12
 
 
-def plan_calls(api: DigitalOceanApi, entry: FailoverConfig, target: int) -> list[str]:
+def plan_calls(api: DigitalOceanApi, entry: FailoverConfig, target: int, *, is_here: bool) -> list[str]:
     """Return the API's calls."""
-    return list(api.plan_assign(entry.reserved_ip, target))
+    return list(api.plan_assign(entry.reserved_ip, target, is_here=is_here))
 
 
 def plan_frames(entry: FailoverConfig, identity: Identity, *, is_on_link: bool) -> list[str]:

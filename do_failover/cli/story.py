@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from do_failover import history
 from do_failover.assign import Contest
-from do_failover.claims import Claims, Latest, Turn, describe_newer, read_age_s
+from do_failover.claims import Claims, Turn, describe_newer, read_age_s
 from do_failover.cli.output import open_log
 from do_failover.cli.wiring import make_api, make_edges
 from do_failover.errors import FailoverError, InterruptedByPersonError, TemporaryError
@@ -101,6 +101,8 @@ async def _tell_one(
 
     def keep(report: FailoverReport) -> None:
         _keep(story.config, report, log)
+        if claims is not None and story.to_droplet is not None and report.owner_after not in {None, report.droplet_id}:
+            _note_manual_move(claims, report, log)
 
     try:
         return await run_rounds(
@@ -146,7 +148,7 @@ async def _take_turn(
     has_said = False
     while not mandate.is_revoked:
         turn = claims.try_start(entry.reserved_ip, awaited, is_manual=is_manual)
-        newer = turn if isinstance(turn, Latest) else claims.find_newer(awaited, is_manual=is_manual) if turn is None else None
+        newer = claims.find_newer(awaited, is_manual=is_manual) if turn is None else None if isinstance(turn, Turn) else turn
         if newer is not None:
             mandate.revoke(describe_newer(newer))
             return None
@@ -189,6 +191,13 @@ def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None)
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
+def _note_manual_move(claims: Claims, report: FailoverReport, log: logging.Logger) -> None:
+    try:
+        claims.note_manual_move(report.reserved_ip)
+    except FailoverError as error:
+        log.warning("warning: a failover that is still running may take the IP back: %s", error.message)
 
 
 def _keep(config: Config, report: FailoverReport, log: logging.Logger) -> None:

@@ -31,7 +31,8 @@ def make_api(config: Config) -> DigitalOceanApi:
     """Return the API's client. No request is made; the token is read at the first one."""
     settings = config.digitalocean
     tokens = TokenSource(settings.token_file, os.environ)
-    return DigitalOceanApi(api_url=settings.api_url, tokens=tokens, ca_file=settings.ca_file)
+    ca_file = str(expand_path(settings.ca_file)) if settings.ca_file is not None else None
+    return DigitalOceanApi(api_url=settings.api_url, tokens=tokens, ca_file=ca_file)
 
 
 def make_edges(config: Config, entry: FailoverConfig, api: DigitalOceanApi) -> Edges:

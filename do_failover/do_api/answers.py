@@ -123,7 +123,7 @@ def read_next_query(body: bytes) -> str | None:
     """Return the query of a list's next page; None at the last."""
     try:
         following = msgspec.json.decode(body, type=_Page).links.pages.next
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return following.partition("?")[2] or None if following is not None else None
 
@@ -191,7 +191,7 @@ def read_retry_after(text: str | None) -> float | None:
         seconds = float(text) if text is not None else -1.0
     except ValueError:
         return None
-    return seconds if 0.0 <= seconds <= LONGEST_WAIT_S else None
+    return seconds if 0.0 < seconds <= LONGEST_WAIT_S else None
 
 
 def read_reset(text: str | None, now: float | None) -> float | None:

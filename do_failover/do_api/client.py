@@ -56,7 +56,10 @@ class DigitalOceanApi:
         except PermanentError as error:
             if error.kind != "not_found" or address in self._family:
                 raise
-        await self.read_reserved_ip(address, timeout_s)  # finds out by which name the API knows it
+        found = await self.read_reserved_ip(address, timeout_s)  # finds out by which name the API knows it
+        if found.droplet_id == droplet_id:
+            msg = f"{address} belongs to Droplet {droplet_id} already"
+            raise TemporaryError(msg, kind="unprocessable")
         return await self._post(address, droplet_id, timeout_s)
 
     async def _post(self, address: str, droplet_id: int, timeout_s: float) -> Action:
@@ -132,11 +135,13 @@ class DigitalOceanApi:
             msg = f"the API knows no Droplet {droplet_id} (404): is it of another team, or destroyed?"
             raise PermanentError(msg, kind="not_found", request_id=error.request_id) from None
 
-    def plan_assign(self, address: str, droplet_id: int) -> tuple[str, ...]:
+    def plan_assign(self, address: str, droplet_id: int, *, is_here: bool) -> tuple[str, ...]:
         """Return the calls that an assign would make, as text, without making them."""
         family, base = self._family_of(address), self._transport.end_point
         body = f'{{"type": "assign", "droplet_id": {droplet_id}}}'
+        other = () if is_here else (f"GET  {base}droplets/{droplet_id}    (its region)",)
         return (
+            *other,
             f"GET  {base}{routes.make_ip_path(family, address)}    (left out by `notify` when the metadata says that it is elsewhere)",
             f"POST {base}{routes.make_actions_path(family, address)} {body}    (unless this Droplet owns it already)",
             f"GET  {base}{routes.make_ip_path(family, address)}    (until it names the owner, which is the truth)",

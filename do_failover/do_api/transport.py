@@ -110,28 +110,47 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
 
         A token that is refused (401) or at its limit (429) is followed by the next one at once: neither had an effect.
         """
-        if isinstance(self._verify, str) and not Path(self._verify).is_file():
-            msg = f"digitalocean.ca_file {self._verify} cannot be read: the API's certificate can't be verified, and nothing is sent"
-            raise ConfigError(msg, kind="ca_file")
+        session, abandoned = self._session, self._abandoned  # what comes after a time-out is another call's
+        self._check_ca_file()
         tokens = self._tokens.read()
+        limited: requests.Response | None = None
         for number in range(len(tokens)):
+            if abandoned.is_set():
+                msg = f"{method} {path}: given up before it was sent"
+                raise TemporaryError(msg, kind="timeout")
             token = tokens[(self._first_token + number) % len(tokens)]
-            answer = self._request(method, path, body, token)
+            answer = self._request(session, method, path, body, token)
             if answer.status_code not in {401, 429}:
                 break
+            if answer.status_code == 429 and limited is None:  # noqa: PLR2004 - HTTP
+                limited = answer
         else:
             number = 0
+            answer = limited if limited is not None else answer  # a limit passes with time, whatever the other tokens are
         self._first_token = (self._first_token + number) % len(tokens)
         self.is_nearly_limited = _is_nearly_limited(answer.headers)
         if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP
             raise read_error(method, path, answer.status_code, answer.headers, answer.content)
         return answer.content
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None, token: str) -> requests.Response:
+    def _check_ca_file(self) -> None:
+        if not isinstance(self._verify, str):
+            return
+        try:
+            with Path(self._verify).open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            msg = (
+                f"digitalocean.ca_file {self._verify} cannot be read ({error.strerror}): "
+                f"the API's certificate can't be verified, and nothing is sent"
+            )
+            raise ConfigError(msg, kind="ca_file") from None
+
+    def _request(self, session: requests.Session, method: str, path: str, body: dict[str, Any] | None, token: str) -> requests.Response:
         started = time.monotonic()
         status: int | None = None
         try:
-            answer = self._session.request(
+            answer = session.request(
                 method,
                 self.end_point + path,
                 json=body,
@@ -154,7 +173,7 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         body = self.send(type, url, params if type != "GET" else None)
         try:
             return msgspec.json.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             msg = f"{type} {url}: the API's answer is not JSON: {error}"
             raise TemporaryError(msg, kind="garbled") from None
 
@@ -164,7 +183,9 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
             self._pid, self._session = os.getpid(), self._open_session()
         self._budget_s = max(0.05, timeout_s)
         try:
-            return await asyncio.wait_for(run_in_thread(function), self._budget_s + _GRACE_S)
+            # Not wait_for: Python 3.11's swallows a cancel that comes in the turn of the result.
+            async with asyncio.timeout(self._budget_s + _GRACE_S):
+                return await run_in_thread(function)
         except TimeoutError:
             self._abandoned.set()
             self._abandoned = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -213,12 +214,12 @@ class _Server(threading.Thread):
 
 
 @contextlib.contextmanager
-def misbehaving(directory: Path, answer: Answer) -> Iterator[tuple[DigitalOceanApi, list[str]]]:
+def misbehaving(directory: Path, answer: Answer, token: str = TOKEN) -> Iterator[tuple[DigitalOceanApi, list[str]]]:
     """Yield a client of such a server, and the request lines that the server saw."""
     server = _Server(directory, answer)
     server.start()
     port = server.listener.getsockname()[1]
-    tokens = TokenSource(None, {"DIGITALOCEAN_ACCESS_TOKEN": TOKEN})
+    tokens = TokenSource(None, {"DIGITALOCEAN_ACCESS_TOKEN": token})
     api = DigitalOceanApi(api_url=f"https://127.0.0.1:{port}/v2", tokens=tokens, ca_file=str(directory / "ca.pem"))
     try:
         yield api, server.seen
@@ -349,3 +350,52 @@ def test_foreign_text_is_fit_for_a_terminal() -> None:
     assert "\n" not in error.message
     assert len(error.message) < 300
     assert error.request_id == "r"
+
+
+def by_token(answers: dict[str, Answer]) -> Answer:
+    """Answer by the token of the request, which only the raw head knows: the n-th request gets the n-th token's answer."""
+    order = iter(answers.values())
+
+    def answer(line: str, connection: ssl.SSLSocket, stop: threading.Event) -> None:
+        next(order)(line, connection, stop)
+
+    return answer
+
+
+async def test_a_limit_of_one_token_is_waited_out_though_the_other_is_dead(tmp_path: Path) -> None:
+    plays = by_token({"a": respond(429, b"{}", "Retry-After: 3"), "b": respond(401, b"{}")})
+    with misbehaving(tmp_path, plays, token="one,two") as (api, seen):
+        with pytest.raises(TemporaryError) as caught:
+            await api.post_assign(IP, 2, timeout_s=2)
+        assert (caught.value.kind, caught.value.retry_after_s) == ("rate_limit", 3.0)
+        assert len(seen) == 2
+
+
+async def test_a_call_that_was_given_up_does_not_go_on_with_the_next_token(tmp_path: Path) -> None:
+    may_answer = threading.Event()
+
+    def late(line: str, connection: ssl.SSLSocket, stop: threading.Event) -> None:
+        may_answer.wait(10)
+        respond(401, b"{}")(line, connection, stop)
+
+    with misbehaving(tmp_path, by_token({"a": late, "b": respond(201, b"{}")}), token="one,two") as (api, seen):
+        with pytest.raises(TemporaryError):
+            await _give_up_at_once(api)
+        workers = [thread for thread in threading.enumerate() if thread.name == "beside-the-loop"]
+        may_answer.set()
+        for worker in workers:
+            await asyncio.to_thread(worker.join)
+        assert len(seen) == 1
+
+
+async def _give_up_at_once(api: DigitalOceanApi) -> None:
+    """The read time-out is the request's own: only the call as a whole is given up here."""
+    transport = api._transport
+    async with asyncio.timeout(5):
+        task = asyncio.ensure_future(transport.call(lambda: transport.send("POST", "x", {}), 3.0))
+        await asyncio.sleep(0.2)
+        transport._abandoned.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    msg = "given up"
+    raise TemporaryError(msg)

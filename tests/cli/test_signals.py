@@ -135,3 +135,19 @@ async def test_a_person_who_waits_yields_to_a_newer_master(tmp_path: Path) -> No
         ended = [await end(process) for process in (first, person, second)]
         assert [each.json()["outcome"] for each in ended] == ["superseded", "superseded", "done"]
         assert region.region.reserved_ips[IP].droplet_id == 2
+
+
+async def test_a_move_by_hand_to_another_droplet_ends_masters_rounds(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        bad = tmp_path / "bad.toml"
+        bad.write_text(region.write_config(deadline_s="1", api_url="https://127.0.0.1:9/v2/").read_text())
+        config = str(region.write_config())
+        master = await start(region, *MASTER, "-c", str(bad), "-o", "json")
+        await until(lambda: list((tmp_path / "history").glob("*Z-*.json")))
+        moved = await run(region, "assign", "--to", "1", "-c", config, "-o", "json")
+        assert (moved.code, moved.json()["owner_after"]) == (0, 1)
+        ended = await end(master)
+        assert ended.code == 11
+        assert "superseded by a person" in ended.json()["error"]["message"]
+        again = await run(region, *MASTER, "-c", config, "-o", "json")  # a new VRRP event overrules it
+        assert (again.code, again.json()["owner_after"]) == (0, 2)

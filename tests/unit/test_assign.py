@@ -379,3 +379,29 @@ def test_superseded_during_a_post_that_hangs_the_end_comes_in_time() -> None:
     with pytest.raises(SupersededError):
         scene.play(revoke_at=0.5, deadline_s=600)
     assert scene.ended_s <= 0.5 + AFTERMATH_S + 1
+
+
+def test_actions_that_error_for_a_while_are_no_rival_without_a_list_either() -> None:
+    scene = Scene(FakeApi(action_s=0.2, has_effect=False, has_list=False, is_locked_shown=False, final_status=ActionStatus.ERRORED))
+    with pytest.raises(DeadlineError, match="is errored, but the owner"):
+        scene.play(deadline_s=120)
+    assert scene.posts > 9
+
+
+def test_a_list_of_actions_that_may_not_be_read_is_waited_out_by_the_lock() -> None:
+    class NoList(FakeApi):
+        async def read_newest_action(self, address: str, timeout_s: float) -> Action | None:
+            await self._call("GET actions")
+            raise RefusedError("403", kind="forbidden")
+
+    faults: dict[str, list[FailoverError | None]] = {"POST": [unavailable(may_have_landed=True)]}
+    scene = Scene(NoList(action_s=6.0, faults=faults)).play()
+    assert scene.result is not None
+    assert scene.posts == 1
+
+
+def test_a_wait_that_the_api_asks_for_between_polls_is_kept() -> None:
+    limit = TemporaryError("429", kind="rate_limit", retry_after_s=7.0)
+    scene = Scene(FakeApi(action_s=1.0, faults={"GET ip": [None, limit]})).play()
+    assert scene.api.log.count("GET ip") == 3
+    assert scene.ended_s >= 7.0

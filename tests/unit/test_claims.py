@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from do_failover.claims import Claims, Latest, ProcessOrder, read_age_s, read_order
+from do_failover.claims import Claims, Latest, ManualMove, ProcessOrder, Turn, describe_newer, read_age_s, read_order
 from do_failover.errors import TemporaryError
 from do_failover.model import NotifyEvent, NotifyType, VrrpState
 
@@ -191,3 +191,26 @@ def test_ages_and_orders() -> None:
     assert mine is not None
     assert mine.pid == os.getpid()
     assert 0 < read_age_s(os.getpid()) < time.monotonic() + 1
+
+
+def test_a_person_who_moved_the_ip_elsewhere_is_not_overruled_by_an_older_event(tmp_path: Path) -> None:
+    claims(tmp_path, 5).note_manual_move(IP)
+    answer = claims(tmp_path, 4).try_start(IP, MASTER)
+    assert isinstance(answer, ManualMove)
+    assert "a person" in describe_newer(answer)
+    for mine, is_manual in ((claims(tmp_path, 6), False), (claims(tmp_path, 4), True)):
+        turn = mine.try_start(IP, MASTER, is_manual=is_manual)
+        assert isinstance(turn, Turn)
+        turn.end()
+
+
+def test_a_file_that_is_no_text_counts_for_nothing(tmp_path: Path) -> None:
+    mine = claims(tmp_path, 5)
+    assert mine.enter(MASTER, (IP,)) is None
+    for path in (*tmp_path.glob("*.event"), tmp_path / f"{IP}.running", tmp_path / f"{IP}.moved"):
+        path.write_bytes(b'{"boot_id":"\xff\xfe"}')
+    assert mine.find_newer(MASTER) is None
+    assert mine.read_running(IP) is None
+    turn = mine.try_start(IP, MASTER)
+    assert isinstance(turn, Turn)
+    turn.end()

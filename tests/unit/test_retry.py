@@ -133,3 +133,17 @@ def test_pause_leaves_no_task() -> None:
         return len(asyncio.all_tasks())
 
     assert run_virtually(scene()) == 1
+
+
+def test_a_task_that_fails_takes_its_siblings_with_it() -> None:
+    async def scene() -> bool:
+        async def fail() -> None:
+            raise PermanentError("no")
+
+        clock = VirtualClock()
+        sibling = asyncio.create_task(clock.sleep(100))
+        with pytest.raises(PermanentError):
+            await finish_or_stop([asyncio.create_task(fail()), sibling], deadline=Deadline.after(clock, 1000), mandate=Mandate())
+        return sibling.cancelled()
+
+    assert run_virtually(scene())

@@ -1,0 +1,69 @@
+"""`do-failover assign` in the lab while the API has one of its bad nights: real TLS, real peers, the right owner at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from do_failover.lab.handle import LabHandle, standing_lab
+from do_failover.lab.options import LabOptions
+
+pytestmark = pytest.mark.root
+
+PASSING = [
+    "GET ip:503",
+    "POST:502 html",
+    "POST:reset-after",
+    "POST:reset-before",
+    "POST:422 locked",
+    "GET ip:429 burst retry-after=1",
+    "POST:429 hourly reset=past",
+    "GET ip:truncated; POST:wrong-types",
+    "POST:no-effect",
+    "POST:effect-errored",
+    "POST:vanish",
+    "*:hang-tls 1",
+]
+
+
+async def assign(lab: LabHandle, node: str) -> tuple[int, dict[str, object]]:
+    argv = await lab.enter(node, sys.executable, "-m", "do_failover", "-c", "/run/lab/config.toml", "assign", "-o", "json")
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    out, err = await process.communicate()
+    assert out, err.decode()
+    assert process.returncode is not None
+    return process.returncode, json.loads(out)
+
+
+async def test_each_passing_fault_ends_in_the_right_owner_and_healed_peers() -> None:
+    async with standing_lab(LabOptions(peers=2, action_time_s=0.3)) as lab:
+        for number, fault in enumerate(PASSING):
+            node = ("lb2", "lb1")[number % 2]
+            await lab.set_faults(fault)
+            code, report = await assign(lab, node)
+            assert (code, report["outcome"], report["error"]) == (0, "done", None), fault
+            assert (await lab.state()).owner == node, fault
+        state = await lab.state()
+        met = {str(request.get("fault")) for request in state.requests}
+        assert len(met) > len(PASSING) / 2  # the faults were really met
+        assert state.answers["app1"] == "lb1"
+
+
+async def test_a_fault_that_stays_is_a_sentence_and_the_ip_stays_where_it_is() -> None:
+    async with standing_lab(LabOptions(peers=1, action_time_s=0.3)) as lab:
+        for fault, code, fragment in (
+            ("any**:401", 4, "does not know this token"),
+            ("any**:403", 4, "may not do this"),
+            ("POST**:422 owns-another", 1, "already holds reserved IP"),
+            ("ip**:no-droplet", 1, "droplet:read"),
+        ):
+            await lab.set_faults(fault)
+            ended, report = await assign(lab, "lb2")
+            error = report["error"]
+            assert isinstance(error, dict), fault
+            assert (ended, fragment in error["message"]) == (code, True), (fault, error)
+        await lab.set_faults("")
+        assert (await lab.state()).owner == "lb1"
