@@ -57,7 +57,6 @@ async def test_a_fault_that_stays_is_a_sentence_and_the_ip_stays_where_it_is() -
         for fault, code, fragment in (
             ("any**:401", 4, "does not know this token"),
             ("any**:403", 4, "may not do this"),
-            ("POST**:422 owns-another", 1, "already holds reserved IP"),
             ("ip**:no-droplet", 1, "droplet:read"),
         ):
             await lab.set_faults(fault)
