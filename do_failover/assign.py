@@ -17,6 +17,7 @@ a POST that got no answer had no effect.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +35,7 @@ _POLL_MOST_S = 1.0  # an action that takes seconds is asked for about once a sec
 _POST_NEEDS_S = 2.0  # before the deadline, so that what became of a POST can be seen
 _OWNER_READS = 4  # after an action ended, before it is called a failure
 _UNEXPLAINED_MOST = 8  # completed without effect, where the API lists no actions that could name a rival (IPv6)
+_UNANSWERED = {"timeout", "network", "garbled"}
 _UNREADABLE = {"forbidden", "not_found"}  # a token that may not read actions moves the IP all the same
 _NO_WHY_V6 = "; for IPv6 the API shows neither a lock nor a list of actions, so nothing that can be read says why"
 
@@ -84,6 +86,7 @@ class Goal:
     has_anchor: bool | None = None
     is_surely_elsewhere: bool = False
     contest: Contest = field(default_factory=Contest)
+    landing_s: float = AFTERMATH_S  # how long a POST of unknown fate is waited for where nothing else tells
 
 
 @dataclass(slots=True)
@@ -163,7 +166,9 @@ class _Assign:
     wake: asyncio.Event | None
     aftermath: Deadline | None = None
     cause: TemporaryError | None = None
-    may_land: bool = False  # the last POST got no answer: it may still have its effect
+    may_land: bool = False  # the last POST got no answer, or its action can't be read: it may still have its effect
+    is_unanswered: bool = False  # no status at all, or an action that can't be read: nothing says that it failed
+    posted_at: float = -math.inf
 
     async def watch_mandate(self) -> None:
         """Start the aftermath at the moment at which the mandate ends, whatever is under way then."""
@@ -177,7 +182,11 @@ class _Assign:
             current = await self.read_owner()
             if current.droplet_id == self.goal.target:
                 return current
-            await self._wait_for_what_may_land(current)
+            if self.may_land or current.is_locked:
+                await self._wait_for_what_may_land(current)
+                current = await self.read_owner()  # it may have landed between the owner's and the action's answer
+                if current.droplet_id == self.goal.target:
+                    return current
         self.mandate.check()
         if self.cause is not None and self.deadline.remaining_s() < _POST_NEEDS_S:
             raise self.cause  # a POST now could no longer be followed
@@ -193,29 +202,38 @@ class _Assign:
         return current
 
     async def _wait_for_what_may_land(self, current: ReservedIp) -> None:
-        """Don't repeat a POST that got no answer while the IP's newest action is still running."""
-        if not self.may_land and not current.is_locked:
-            return
+        """Don't repeat a POST of unknown fate while the IP's newest action is still running.
+
+        Where neither a lock nor a list of actions tells (IPv6), it is given `landing_s` to land.
+        """
         newest = await self._read_newest()
-        is_running = newest.status is ActionStatus.IN_PROGRESS if newest is not None else current.is_locked
+        if newest is not None:
+            is_running = newest.status is ActionStatus.IN_PROGRESS
+        elif ":" in self.goal.address:
+            is_running = self.is_unanswered and self.deadline.clock.now() < self.posted_at + self.goal.landing_s
+        else:
+            is_running = current.is_locked
         if not is_running:
             self.may_land = False
             return
-        msg = f"{self.goal.address} is locked by {newest or 'an action that can not be read'}, and its owner is {_name(current)}"
+        what = f"is locked by {newest}" if newest is not None else "may still get the last assign, which can't be followed"
+        msg = f"{self.goal.address} {what}, and its owner is {_name(current)}"
         raise TemporaryError(msg, kind="locked")
 
     async def post_and_settle(self) -> ReservedIp:
         """POST once and find out what became of it."""
         self.record.posts += 1
         self.record.last_action = None
+        self.posted_at = self.deadline.clock.now()
         try:
             action = await self.api.post_assign(self.goal.address, self.goal.target, self._call_s())
         except TemporaryError as error:
-            self.may_land = error.may_have_landed
+            self.may_land, self.is_unanswered = error.may_have_landed, error.kind in _UNANSWERED
             if error.kind == "unprocessable":
                 return await self._explain(error)
             return await self._settle(error.message, error)
         self.record.last_action = action
+        self.may_land = False
         return await self._follow(action)
 
     async def _follow(self, action: Action) -> ReservedIp:
@@ -241,6 +259,7 @@ class _Assign:
                 if error.kind in {"region", "owner_hidden"}:
                     raise
                 # Some actions are never found, and some tokens may not read them, though the move works (facts.md).
+                self.may_land = self.is_unanswered = True
                 return await self._settle(f"the action {action.id} can't be read ({error.kind})", None)
             self.record.last_action = action
             if action.status is not ActionStatus.IN_PROGRESS:

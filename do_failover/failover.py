@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from do_failover import announce, echo, frames, refresh, verify
-from do_failover.assign import AssignRecord, Goal, assign_reserved_ip, check_owner_is_visible
+from do_failover.assign import AFTERMATH_S, AssignRecord, Goal, assign_reserved_ip, check_owner_is_visible
 from do_failover.clock import Deadline
 from do_failover.decision import UNKNOWN, Owner, decide, decide_step
 from do_failover.errors import ConfigError, DeadlineError, FailoverError, PeerError, PermanentError, SupersededError, TemporaryError
@@ -197,6 +197,7 @@ class _Story:
             has_anchor=self.identity.anchor_address is not None if is_here and self.identity.public_address and not is_v6 else None,
             # A person reads the owner first: before and after are worth a call, and nobody waits for milliseconds.
             is_surely_elsewhere=is_here and hint is False and self.request.event is not None,
+            landing_s=min(AFTERMATH_S, self.request.entry.deadline_s / 8),
             contest=self.request.contest,
         )
         wake = asyncio.Event()

@@ -157,7 +157,7 @@ def write_calls(exchanges: list[api.Exchange]) -> str:
     for exchange in exchanges:
         word = _name_call(exchange)
         has_posted |= exchange.method == "POST"
-        if has_posted and word in {"ip", "action"}:
+        if has_posted and word in {"ip", "old-ip", "action"}:
             word = "polls"
         if word != "polls" or words[-1] != "polls":
             words.append(word)

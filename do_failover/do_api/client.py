@@ -35,6 +35,7 @@ class DigitalOceanApi:
 
     async def read_reserved_ip(self, address: str, timeout_s: float = READ_TIMEOUT_S) -> ReservedIp:
         """GET the reserved IP: the truth about its owner. Falls back to the old route's name on 404."""
+        request_id: str | None = None
         families = [self._family[address]] if address in self._family else list(routes.list_families(address))
         for family in families:
             path = routes.make_ip_path(family, address)
@@ -43,11 +44,12 @@ class DigitalOceanApi:
             except PermanentError as error:
                 if error.kind != "not_found":
                     raise
+                request_id = error.request_id
                 continue
             self._family[address] = family
             return answers.read_reserved_ip(body, family.key)
         msg = f"the API knows no reserved IP {address} (404): is it of another team, or mistyped in reserved_ip?"
-        raise PermanentError(msg, kind="not_found")
+        raise PermanentError(msg, kind="not_found", request_id=request_id)
 
     async def post_assign(self, address: str, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Action:
         """POST the assign action."""

@@ -65,8 +65,12 @@ class _Auth(requests.auth.AuthBase):
 class _Adapter(HTTPAdapter):
     """Connections that, once abandoned, close instead of sending."""
 
+    has_begun = False  # whether the last request began to leave; before that, nothing can have landed
+
     def __init__(self, abandoned: threading.Event) -> None:
         super().__init__()
+
+        adapter = self
 
         class Connection(urllib3.connection.HTTPSConnection):
             def connect(self) -> None:
@@ -75,6 +79,10 @@ class _Adapter(HTTPAdapter):
                     self.close()
                     msg = "abandoned before it was sent"
                     raise ConnectionAbortedError(msg)
+
+            def request(self, *arguments: Any, **more: Any) -> None:  # noqa: ANN401 - urllib3's own
+                adapter.has_begun = True
+                super().request(*arguments, **more)
 
         class Pool(urllib3.connectionpool.HTTPSConnectionPool):
             ConnectionCls = Connection
@@ -149,6 +157,9 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
     def _request(self, session: requests.Session, method: str, path: str, body: dict[str, Any] | None, token: str) -> requests.Response:
         started = time.monotonic()
         status: int | None = None
+        adapter = session.get_adapter(self.end_point)
+        if isinstance(adapter, _Adapter):
+            adapter.has_begun = False
         try:
             answer = session.request(
                 method,
@@ -161,7 +172,8 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
             )
             status = answer.status_code
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise _explain_network(method, path, error) from None
+            has_begun = adapter.has_begun if isinstance(adapter, _Adapter) else True
+            raise _explain_network(method, path, error, has_begun=has_begun) from None
         finally:
             self.calls.append(Call(method, path, status, time.monotonic() - started))
         return answer
@@ -206,19 +218,21 @@ def _is_nearly_limited(headers: Mapping[str, str]) -> bool:
         return False
 
 
-def _explain_network(method: str, path: str, error: Exception) -> TemporaryError:
+def _explain_network(method: str, path: str, error: Exception, *, has_begun: bool) -> TemporaryError:
     """Say what a failure below HTTP means. The library's own text may hold headers: it isn't repeated."""
-    landed = method != "GET"
+    landed = method != "GET" and has_begun
     if isinstance(error, requests.exceptions.SSLError):
         what, kind, landed = (
             "TLS failed: the certificate or the handshake was refused; check ca_file and the clock",
             "tls",
             False,
         )
-    elif isinstance(error, requests.exceptions.ConnectTimeout):
-        what, kind, landed = "no connection to the API in time", "timeout", False
+    elif isinstance(error, requests.exceptions.ConnectTimeout) or (isinstance(error, requests.exceptions.Timeout) and not has_begun):
+        what, kind, landed = "no TLS connection to the API in time", "timeout", False
     elif isinstance(error, requests.exceptions.ReadTimeout):
         what, kind = "the API accepted the request and did not answer in time", "timeout"
+    elif error.args and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError):
+        what, kind = "the API began its answer and did not finish it in time", "timeout"
     elif isinstance(error, requests.exceptions.ConnectionError):
         what, kind = "the connection to the API failed: name not resolved, refused, or cut", "network"
     else:
