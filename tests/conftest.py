@@ -19,6 +19,10 @@ settings.load_profile("house")
 CAN_LAB = sys.platform == "linux" and os.geteuid() == 0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of the slow suites: every fault in the lab")
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     if CAN_LAB:
         return
