@@ -380,7 +380,7 @@ async def test_a_call_that_was_given_up_does_not_go_on_with_the_next_token(tmp_p
 
     with misbehaving(tmp_path, by_token({"a": late, "b": respond(201, b"{}")}), token="one,two") as (api, seen):
         with pytest.raises(TemporaryError):
-            await _give_up_at_once(api)
+            await _give_up_at_once(api, seen)
         workers = [thread for thread in threading.enumerate() if thread.name == "beside-the-loop"]
         may_answer.set()
         for worker in workers:
@@ -388,12 +388,13 @@ async def test_a_call_that_was_given_up_does_not_go_on_with_the_next_token(tmp_p
         assert len(seen) == 1
 
 
-async def _give_up_at_once(api: DigitalOceanApi) -> None:
+async def _give_up_at_once(api: DigitalOceanApi, seen: list[str]) -> None:
     """The read time-out is the request's own: only the call as a whole is given up here."""
     transport = api._transport
     async with asyncio.timeout(5):
         task = asyncio.ensure_future(transport.call(lambda: transport.send("POST", "x", {}), 3.0))
-        await asyncio.sleep(0.2)
+        while not seen:
+            await asyncio.sleep(0)
         transport._abandoned.set()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
