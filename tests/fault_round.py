@@ -93,7 +93,7 @@ class Rig:
     async def is_settled(self) -> None:
         """Wait until the IP is not locked any more."""
         async with asyncio.timeout(5.0):
-            while self.region.reserved_ips[self.address].is_locked:  # noqa: ASYNC110 - state, polled
+            while self.region.reserved_ips[self.address].is_locked:
                 await asyncio.sleep(0.01)
 
     def check_no_post_once_owned(self) -> None:

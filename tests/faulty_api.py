@@ -95,12 +95,12 @@ class Stage:
 
     async def is_logged(self, count: int = 1) -> None:
         async with asyncio.timeout(PATIENT_S):
-            while len(self.server.requests) < count:  # noqa: ASYNC110  state, polled
+            while len(self.server.requests) < count:
                 await asyncio.sleep(0)
 
     async def owner_becomes(self, owner: int) -> None:
         async with asyncio.timeout(PATIENT_S):
-            while self.region.reserved_ips[IP].droplet_id != owner or self.region.reserved_ips[IP].is_locked:  # noqa: ASYNC110  state, polled
+            while self.region.reserved_ips[IP].droplet_id != owner or self.region.reserved_ips[IP].is_locked:
                 await asyncio.sleep(0)
 
 
