@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -14,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
 
 from do_failover import echo
-from do_failover.packets import attach_filter
+from tests.kernel_filter import passes
 
 RUN = bytes(range(1, 9))
 PATTERN = echo.build_pattern(RUN, 7)
@@ -25,21 +23,6 @@ SOURCE6, DESTINATION6 = "fd00:18::101", "fd00:18::12"
 
 runs = st.binary(min_size=8, max_size=8)
 numbers = st.integers(0, 0xFFFF)
-
-
-def passes(program: echo.Program, data: bytes) -> bool:
-    """Ask the kernel whether a filter lets data through; a datagram of a Unix socket starts at offset 0."""
-    if sys.platform != "linux":
-        pytest.skip("the kernel's filter needs Linux")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs:
-        attach_filter(theirs, program)
-        theirs.settimeout(0)
-        ours.send(data)
-        try:
-            return theirs.recv(65535) == data
-        except BlockingIOError:
-            return False
 
 
 def request4(data: bytes = DATA, **ip: Any) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.utils import PcapWriter
 
 from do_failover import frames
-from do_failover.packets import attach_filter
+from tests.kernel_filter import passes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,21 +37,6 @@ def is_announceable(address: IPv4Address | IPv6Address) -> bool:
 lladdrs = st.binary(min_size=6, max_size=6).filter(lambda lladdr: not lladdr[0] & 1 and any(lladdr))
 addresses = st.ip_addresses(v=4).filter(is_announceable)
 addresses6 = st.ip_addresses(v=6).filter(is_announceable)
-
-
-def passes(program: frames.Program, data: bytes) -> bool:
-    """Ask the kernel whether a filter lets data through; a datagram of a Unix socket starts at offset 0."""
-    if sys.platform != "linux":
-        pytest.skip("the kernel's filter needs Linux")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs:
-        attach_filter(theirs, program)
-        theirs.settimeout(0)
-        ours.send(data)
-        try:
-            return theirs.recv(65535) == data
-        except BlockingIOError:
-            return False
 
 
 def decode_again(frame: bytes) -> tuple[Ether, Ether]:
