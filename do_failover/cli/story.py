@@ -56,14 +56,18 @@ def tell(story: Story, claims: Claims | None, observe: Callable[[OpenStage | Sta
     log = open_log(to_syslog=story.event is not None, is_verbose=story.is_verbose)
     for warning in story.warnings:
         log.warning("warning: %s", warning)
-    return asyncio.run(_tell(story, claims, observe, log))
+    # Until the loop listens to signals they are only noted: an error raised while it is being built would leave half of one.
+    early: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda received, _: early.append(received))
+    return asyncio.run(_tell(story, claims, observe, log, early))
 
 
 async def _tell(
-    story: Story, claims: Claims | None, observe: Callable[[OpenStage | Stage], None], log: logging.Logger
+    story: Story, claims: Claims | None, observe: Callable[[OpenStage | Stage], None], log: logging.Logger, early: list[int]
 ) -> list[FailoverReport]:
     mandate = Mandate()
-    with _signals(mandate, story.event, claims):
+    with _signals(mandate, story.event, claims, early):
         told = [_tell_one(story, entry, claims, mandate, observe, log) for entry in story.entries]
         return list(await asyncio.gather(*told))
 
@@ -167,8 +171,8 @@ async def _take_turn(
 
 
 @contextmanager
-def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None) -> Iterator[None]:
-    """SIGTERM means STOP, or that a newer event is here; SIGINT is a person. Each ends the mandate."""
+def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None, early: list[int]) -> Iterator[None]:
+    """SIGTERM means STOP, or that a newer event is here; SIGINT is a person. Each ends the mandate, also one that came early."""
     loop = asyncio.get_running_loop()
 
     def stop(word: str) -> None:
@@ -180,8 +184,13 @@ def _signals(mandate: Mandate, event: NotifyEvent | None, claims: Claims | None)
         signal.SIGHUP: lambda: stop("SIGHUP: the terminal was closed"),
         signal.SIGINT: lambda: mandate.revoke("interrupted by a person (Ctrl-C)", InterruptedByPersonError),
     }
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for number, act in signals.items():
         loop.add_signal_handler(number, act)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    for number, act in signals.items():
+        if number in early:
+            act()
     try:
         yield
     finally:
