@@ -55,6 +55,9 @@ class FailoverConfig:
     deadline_s: float = 60.0
     routers: tuple[Router, ...] = ()
     refresh_s: float = 120.0
+    settle_s: float = 15.0
+    guard_s: float = 30.0
+    cool_off_s: float = 60.0
     garp_repeat: int = 3
     garp_interval_s: float = 0.3
 
@@ -85,6 +88,7 @@ class KeepalivedConfig:
 
     pid_file: str = "/run/keepalived.pid"
     fifo: str = "/run/do-failover/vrrp.fifo"
+    script_user: str = "keepalived_script"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,8 @@ class Config:
     nits: tuple[str, ...] = field(default=())
 
 
-_POSITIVE = {"deadline_s", "connect_timeout_s", "command_timeout_s", "concurrency", "garp_repeat"}
-_NOT_NEGATIVE = {"refresh_s", "garp_interval_s"}
+_POSITIVE = {"deadline_s", "guard_s", "cool_off_s", "connect_timeout_s", "command_timeout_s", "concurrency", "garp_repeat"}
+_NOT_NEGATIVE = {"refresh_s", "settle_s", "garp_interval_s"}
 _SECTIONS: dict[str, type[Any]] = {
     "digitalocean": DigitalOceanConfig,
     "peers": PeersConfig,
@@ -192,18 +196,6 @@ def expand_path(name: str) -> Path:
         return Path(name.replace("\0", "?")).expanduser()
     except RuntimeError:
         return Path("/") / name  # no longer begins with `~`, for whoever expands it again
-
-
-def find_notes(config: Config) -> list[str]:
-    """Return one sentence for each key that is accepted, and that this version doesn't act on yet."""
-    default = FailoverConfig(reserved_ip="")
-    notes = []
-    for number, entry in enumerate(config.failover):
-        if entry.refresh_s != default.refresh_s or entry.routers:
-            notes.append(f"failover[{number}]: refresh_s and routers are for the daemon, which this version doesn't have")
-    if config.keepalived != KeepalivedConfig():
-        notes.append("keepalived: pid_file and fifo are for the daemon, which this version doesn't have")
-    return notes
 
 
 def find_failover(config: Config, reserved_ip: str | None) -> FailoverConfig:

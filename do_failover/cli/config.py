@@ -9,7 +9,7 @@ import click
 from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import print_json, warn
 from do_failover.cli.wiring import read_peers
-from do_failover.config import find_missing_files, find_notes
+from do_failover.config import find_missing_files
 from do_failover.errors import ConfigError
 from do_failover.packets import read_interface
 from do_failover.token import TokenSource
@@ -41,8 +41,6 @@ def check(
             read_interface(entry.interface)
     except ConfigError as error:
         problems += error.problems
-    for note in find_notes(loaded):
-        warn(note)
     try:
         TokenSource(loaded.digitalocean.token_file, os.environ).read()
     except ConfigError as error:
