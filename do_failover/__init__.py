@@ -3,6 +3,8 @@
     drivers
       __main__      python -m do_failover
       cli/          click commands, one file a group; exit codes; only home of click and rich
+      daemon/       resident: hears, supersedes, settles, guards, refreshes; the state table
+      fanout        the peers: listed and discovered, merged, each with its source
       failover      the story: steps 2-6 in order under one deadline, and its rounds
       heal          one peer's part of the story
     steps, in the flow's order (never import each other)
@@ -22,6 +24,8 @@
       packets       raw sockets: send frames, listen as witness
       neigh         parses `ip neigh` and `ip route get` (pure)
       iproute       asks this machine's kernel by `ip`
+      discovery     the Droplets of a tag, asked of the API and kept on disk
+      daemon_lock   whether a daemon lives here
       claims        whose turn it is: the newest event, the one running failover
       history       appends and reads failover records
     vocabulary

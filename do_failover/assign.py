@@ -74,6 +74,7 @@ class Contest:
 
     losses: int = 0
     unexplained: int = 0
+    last_action_id: int | None = None  # of our last POST that was answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,7 @@ class _Assign:
                 return await self._explain(error)
             return await self._settle(error.message, error)
         self.record.last_action = action
+        self.goal.contest.last_action_id = action.id
         self.may_land = False
         return await self._follow(action)
 

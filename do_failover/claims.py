@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,13 @@ class Claims:
             self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError as error:
             raise _explain(run_dir, error) from None
-        self._order = order or read_order(os.getpid()) or ProcessOrder(0, os.getpid())
+        self._process = read_order(os.getpid()) or ProcessOrder(0, os.getpid())
+        self._order = order or self._process
+
+    def renew_order(self) -> None:
+        """Take the present moment as this process's place among the events: a daemon hears many in its life."""
+        ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        self._order = ProcessOrder(int(ticks), os.getpid())
 
     def enter(self, event: NotifyEvent, reserved_ips: tuple[str, ...]) -> Latest | None:
         """Make this event the newest of its name and end what it supersedes.
@@ -197,7 +204,7 @@ class Claims:
                 if newer is not None:
                     turn.end()
                     return newer
-                turn.sign(Running(self._order.start_ticks, self._order.pid, is_manual))
+                turn.sign(Running(self._process.start_ticks, self._process.pid, is_manual))
         except OSError as error:
             raise _explain(path, error) from None
         return turn
@@ -215,7 +222,7 @@ class Claims:
     def _supersede(self, reserved_ip: str, event: NotifyEvent) -> None:
         """Tell the running failover that it is superseded. A person's assign yields to a MASTER only (I2)."""
         running = self.read_running(reserved_ip)
-        if running is None or running.pid == self._order.pid:
+        if running is None or running.pid == self._process.pid:
             return
         if running.is_manual and event.state is not VrrpState.MASTER:
             return

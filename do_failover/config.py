@@ -69,10 +69,11 @@ class FailoverConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeersConfig:
-    """The fan-out list and how to reach its members."""
+    """Where the peers are known from (file, hosts, Droplet tag: all that are set), and how to reach them."""
 
     file: str | None = None
     hosts: tuple[str, ...] = ()
+    tag: str | None = None
     user: str | None = None
     identity_file: str | None = None
     known_hosts: str = "~/.ssh/known_hosts"
@@ -120,8 +121,6 @@ _SECTIONS: dict[str, type[Any]] = {
     "keepalived": KeepalivedConfig,
     "paths": PathsConfig,
 }
-# Keys that the contract names and that this version doesn't act on yet: said, not swallowed.
-_NOT_YET = {"peers.tag": "Droplet tags are not a source of peers in this version; list them in `file` or `hosts`"}
 
 
 def load_config(path: Path) -> Config:
@@ -312,9 +311,6 @@ class _Reader:
         """Record a nit for each key that nobody reads, with the nearest known one."""
         for key in table:
             if key in known:
-                continue
-            if f"{where}{key}" in _NOT_YET:
-                self.nits.append(f"{where}{key}: {_NOT_YET[where + key]}")
                 continue
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

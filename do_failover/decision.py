@@ -32,17 +32,23 @@ _LETS_GO = {VrrpState.BACKUP, VrrpState.FAULT, VrrpState.STOP, VrrpState.DELETED
 _PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
 
 
-def decide(event: NotifyEvent | None, *, owner: Owner, target: int | None) -> Decision:
-    """Decide what becomes of the reserved IP; `target` is the Droplet that is to own it, None while this one is unknown."""
+def decide(event: NotifyEvent | None, *, owner: Owner, target: int | None, evidence: str | None = None) -> Decision:
+    """Decide what becomes of the reserved IP; `target` is the Droplet that is to own it, None while this one is unknown.
+
+    `evidence`: why a MASTER that has been served already makes sure of the IP again, as a sentence.
+    """
     why = f"{event.type} {event.name} is {event.state}" if event is not None else "assigned by hand"
     state = event.state if event is not None else None
+    if evidence is not None:
+        why = f"{why}, and {evidence}"
     if state in _LETS_GO:
         return Decision(DecisionKind.IGNORE, f"{why}: nothing is assigned, and the reserved IP is never released")
     if state in _PRIORITIES:
         return Decision(DecisionKind.IGNORE, f"{why}: a priority changed, not the state")
     if target is not None and owner == target:
         return Decision(DecisionKind.ALREADY_OWNER, f"{why}, and the API says that Droplet {target} owns the IP already")
-    kind = DecisionKind.REASSERT if state is VrrpState.MASTER_RX_LOWER_PRI else DecisionKind.ASSIGN
+    is_again = state is VrrpState.MASTER_RX_LOWER_PRI or evidence is not None
+    kind = DecisionKind.REASSERT if is_again else DecisionKind.ASSIGN
     where = "this Droplet" if target is None else f"Droplet {target}"
     return Decision(kind, f"{why}{_describe_owner(owner)}: the reserved IP goes to {where}")
 

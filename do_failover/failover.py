@@ -120,20 +120,14 @@ class _Story:
         """Decide with what is known of the owner."""
         if not self.is_assigning:
             return decide_step(" and ".join(sorted(self.request.steps)), owner=owner, target=self.target)
-        return decide(self.request.event, owner=owner, target=self.target)
+        return decide(self.request.event, owner=owner, target=self.target, evidence=self.request.evidence)
 
     async def identify(self) -> None:
         """Learn who this Droplet is; needed unless the IP goes to another one."""
         attempts = Attempts()
         with self.draft.stage("identify") as stage:
             try:
-                self.identity = await call_with_retries(
-                    self.edges.read_identity,
-                    deadline=self.deadline.no_later_than(0.0) if self.request.to_droplet else self.deadline,
-                    mandate=self.mandate,
-                    backoff=self.edges.backoff,
-                    attempts=attempts,
-                )
+                self.identity = self.request.identity or await self._read_identity(attempts)
             except FailoverError:
                 if self.request.to_droplet is None or self.mandate.is_revoked:
                     raise
@@ -144,6 +138,15 @@ class _Story:
             stage.detail = f"this is Droplet {self.identity.droplet_id} in {self.identity.region}"
         is_v6 = ":" in self.address
         self.public = self.identity.public_address_v6 if is_v6 else self.identity.public_address
+
+    async def _read_identity(self, attempts: Attempts) -> Identity:
+        return await call_with_retries(
+            self.edges.read_identity,
+            deadline=self.deadline.no_later_than(0.0) if self.request.to_droplet else self.deadline,
+            mandate=self.mandate,
+            backoff=self.edges.backoff,
+            attempts=attempts,
+        )
 
     async def find_region(self) -> str | None:
         """Return the target's region: this Droplet's own, or what the API says of another one."""

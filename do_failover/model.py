@@ -77,6 +77,7 @@ class ReservedIp:
     is_owner_visible: bool = True
     is_locked: bool = False
     owner_public_address: str | None = None  # never the reserved IP itself, though the API lists that too
+    owner_status: str | None = None  # new, active, off or archive, where the API says so
 
 
 class ActionStatus(StrEnum):
@@ -122,7 +123,10 @@ class Droplet:
     id: int
     name: str
     region: str | None
-    public_addresses: tuple[str, ...]
+    public_addresses: tuple[str, ...]  # IPv4; its reserved IP may stand among them, after its own
+    private_addresses: tuple[str, ...] = ()  # IPv4, of its VPC
+    public_addresses_v6: tuple[str, ...] = ()
+    status: str | None = None  # new, active, off or archive, where the API says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +154,18 @@ class Peer:
     """A same-region Droplet whose neighbour and flow state we refresh.
 
     `number` is its place in the fan-out list of this run, and part of its witness pattern.
-    `host` is the name that the report shows.
+    `host` is the name that the report shows, and where SSH goes: as it was listed, or a tagged Droplet's
+    private address. What follows `port` is known of a tagged Droplet only: `public_addresses` (IPv4 first,
+    no reserved IP) are for work on the link layer.
     """
 
     number: int
     host: str
     user: str | None = None
     port: int = 22
+    droplet_id: int | None = None
+    name: str | None = None
+    public_addresses: tuple[str, ...] = ()
 
 
 class PeerOutcome(StrEnum):

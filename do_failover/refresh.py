@@ -75,6 +75,23 @@ def make_neighbour_command(address: str) -> str:
     return f"export LC_ALL=C; ip -j neigh show to {shown} 2>/dev/null || ip neigh show to {shown}"
 
 
+def make_silence_command(owner: str, public: str) -> str:
+    """Return what a peer runs to tell whether it hears an owner, and us beside it."""
+    return _join(
+        [_section(name, f"ping -c 2 -W 1 {_address(at)} >/dev/null 2>&1; echo $?") for name, at in (("owner", owner), ("us", public))]
+    )
+
+
+async def is_silent(shell: PeerShell, peer: Peer, owner: str, public: str) -> bool | None:
+    """Tell whether a peer hears nothing of the owner while it hears us; None when it doesn't hear us either, or says nothing.
+
+    Raises PeerError.
+    """
+    sections = _split(await shell.run(peer, make_silence_command(owner, public)))
+    hears_owner, hears_us = _read_status(sections.get("owner")), _read_status(sections.get("us"))
+    return not hears_owner if hears_us and hears_owner is not None else None
+
+
 async def look_at_peer(shell: PeerShell, peer: Peer, public: str | None, reserved: str) -> PeerView:
     """Connect to a peer and ask for its routes. Raises PeerError."""
     sections = _split(await shell.run(peer, make_look_command(public, reserved)))

@@ -71,3 +71,5 @@ class Request:
     round: int = 1
     warnings: tuple[str, ...] = ()
     contest: Contest = field(default_factory=Contest)
+    identity: Identity | None = None  # as read a moment ago: who this is needs no asking then
+    evidence: str | None = None  # why a MASTER that has been served makes sure again

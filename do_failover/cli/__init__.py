@@ -6,8 +6,13 @@ output     stdout is the result, stderr the log; colours on a terminal only
 wiring     the edges, built from the configuration
 story      runs a failover under signals, with live progress
 notify     keepalived's hook
+daemon     the resident failover; resident: its outside, built from the configuration
+asking     asks the daemon over its local socket
+status     VRRP's claim, the API's owner, the peers, in one view
 by_hand    assign, announce, refresh, verify
 plan       --dry-run: every call and frame, nothing sent
+peers      who is refreshed, and the discovery by Droplet tag
+init       the first configuration, and what systemd needs
 config     config check
 lab        the rehearsal region
 """
@@ -31,10 +36,14 @@ if TYPE_CHECKING:
 # Help order; each command's module is imported only when that command runs.
 COMMANDS = {
     "notify": ("do_failover.cli.notify", "keepalived's hook: its four arguments, unchanged."),
+    "daemon": ("do_failover.cli.daemon", "Resident: reads keepalived's FIFO, supersedes, guards, keeps the peers armed."),
     "assign": ("do_failover.cli.by_hand", "The whole story by hand: move the reserved IP, heal the peers, prove it."),
     "announce": ("do_failover.cli.by_hand", "Announce this Droplet's addresses on its link, again."),
     "refresh": ("do_failover.cli.by_hand", "Make the peers ping this Droplet, and prove that they reach it."),
     "verify": ("do_failover.cli.by_hand", "Prove, peer by peer, that they reach the reserved IP here."),
+    "status": ("do_failover.cli.status", "One view: VRRP's claim, the API's owner, the peers; are they at odds."),
+    "peers": ("do_failover.cli.peers", "Who would be refreshed, from where we know them, and who is skipped and why."),
+    "init": ("do_failover.cli.init", "Write the first configuration, and with --systemd what the daemon needs."),
     "config": ("do_failover.cli.config", "Check the configuration: all problems at once."),
     "lab": ("do_failover.cli.lab", "The rehearsal region: a whole failover on real parts, on this machine."),
 }

@@ -9,19 +9,24 @@ import click
 
 from do_failover import do_metadata
 from do_failover.cli import plan
+from do_failover.cli.asking import ask_order
 from do_failover.cli.claiming import open_claims
 from do_failover.cli.options import HELP, common_options, dry_run_option, read_config
 from do_failover.cli.output import print_json, print_text, warn
 from do_failover.cli.story import Story, live_progress, tell
-from do_failover.cli.wiring import is_on_link, make_api, read_peers
+from do_failover.cli.wiring import is_on_link, make_api, read_peers, read_peers_by_hand
 from do_failover.codec import encode_report
 from do_failover.config import Config, FailoverConfig, find_failover
-from do_failover.errors import FailoverError
+from do_failover.errors import FailoverError, TemporaryError
 from do_failover.model import Identity, VrrpState
 from do_failover.request import ALL_STEPS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from do_failover.claims import Claims
+    from do_failover.model import FailoverReport, Stage
+    from do_failover.report import OpenStage
 
 
 @click.command(context_settings=HELP, epilog="Example: do-failover assign 203.0.113.47")
@@ -104,9 +109,13 @@ def _tell(
     to_droplet: int | None = None,
     is_verbose: bool = False,
 ) -> int:
+    with live_progress() as observe:
+        report = _ask_daemon(config, entry, steps, to_droplet, observe)
+    if report is not None:
+        return _print(report, output)
     claims, warning = open_claims(config)
     warnings = [*nits, *([warning] if warning is not None else []), *_warn_of_vrrp(claims, entry, steps)]
-    peers = read_peers(config)
+    peers = read_peers_by_hand(config) if steps & {"refresh", "verify"} else read_peers(config)
     story = Story(
         config,
         (entry,),
@@ -118,6 +127,23 @@ def _tell(
     )
     with live_progress() as observe:
         (report,) = tell(story, claims, observe)
+    return _print(report, output)
+
+
+def _ask_daemon(
+    config: Config, entry: FailoverConfig, steps: frozenset[str], to_droplet: int | None, observe: Callable[[OpenStage | Stage], None]
+) -> FailoverReport | None:
+    """Let this machine's daemon do it, with its armed peers, in its own order; None where there is none, or where it can't be asked."""
+    try:
+        return ask_order(config, entry.reserved_ip, entry.deadline_s, to_droplet=to_droplet, steps=steps, observe=observe)
+    except TemporaryError as error:
+        if error.kind != "socket":
+            raise
+        warn(f"{error.message}; doing it without the daemon")
+        return None
+
+
+def _print(report: FailoverReport, output: str) -> int:
     if output == "json":
         print_json(encode_report(report))
     else:

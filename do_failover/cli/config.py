@@ -7,7 +7,7 @@ import os
 import click
 
 from do_failover.cli.options import HELP, common_options, read_config
-from do_failover.cli.output import print_json, warn
+from do_failover.cli.output import print_json
 from do_failover.cli.wiring import read_peers
 from do_failover.config import find_missing_files
 from do_failover.errors import ConfigError

@@ -62,6 +62,7 @@ class _FaultText(click.ParamType):  # type: ignore[type-arg]  # it is generic si
 _fault = _option("fault", type=click.Choice(_FAULTS), default="fabric", show_default=True, help="How link-layer state goes stale.")
 _kill = _option("kill", type=click.Choice(_KILLS), default="haproxy", show_default=True, help="How lb1 dies.")
 _without_tool = _option("without-tool", is_flag=True, help="The control: a bare script only moves the IP.")
+_daemon = _option("daemon", is_flag=True, help="do-failover resident on both: do-failover daemon, unprivileged, its peers armed.")
 _watch = _option("watch", type=click.FloatRange(min=0), help="Seconds to watch: at most 60 with the tool; 10 after the client recovered.")
 _name = _option("name", default="lab", show_default=True, help="Name of a lab that stays.")
 
@@ -82,6 +83,7 @@ def lab() -> None:
 @_fault
 @_kill
 @_without_tool
+@_daemon
 @_watch
 @_option("keep", is_flag=True, help="Leave the lab standing afterwards, and say how to look around.")
 @_name
@@ -100,6 +102,7 @@ def run_lab(
     fault: str,
     kill: str,
     without_tool: bool,
+    daemon: bool,
     watch: float | None,
     keep: bool,
     name: str,
@@ -118,6 +121,7 @@ def run_lab(
         fault=fault,
         kill=kill,
         with_tool=not without_tool,
+        with_daemon=daemon,
         watch_s=watch,
         mode=Mode.KEEP if keep else Mode.RUN,
         logs=_logs_path(logs),
@@ -136,13 +140,15 @@ def run_lab(
 @_region_options
 @_fault
 @_without_tool
+@_daemon
 @_name
-def up(peers: int, family: str, action_time: float, fault: str, without_tool: bool, name: str) -> int:
+def up(peers: int, family: str, action_time: float, fault: str, without_tool: bool, daemon: bool, name: str) -> int:
     """Build a lab that stays: lb1 is MASTER and owner, every peer is served."""
     _require_packages()
     from do_failover.lab.options import Mode
 
-    options = _lab_options(peers, action_time, family=family, fault=fault, with_tool=not without_tool, mode=Mode.UP)
+    tool = {"with_tool": not without_tool, "with_daemon": daemon}
+    options = _lab_options(peers, action_time, **tool, family=family, fault=fault, mode=Mode.UP)
     asyncio.run(_run(options, View.for_terminal(), name))
     _say_how_to_look_around(name)
     return _EXIT_OK
@@ -231,6 +237,9 @@ def _require_packages() -> None:
 def _lab_options(peers: int, action_time: float, **more: Any) -> LabOptions:  # noqa: ANN401 - the fields of LabOptions
     from do_failover.lab.options import Family, Fault, Kill, LabOptions
 
+    if more.get("with_daemon") and not more["with_tool"]:
+        message = "--without-tool and --daemon: a control runs without the tool, so also without its daemon; leave one of them out"
+        raise click.UsageError(message)
     more["family"] = Family(int(more["family"]))
     more["fault"] = Fault(more["fault"])
     more["kill"] = Kill(more.get("kill", "haproxy"))

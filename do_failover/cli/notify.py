@@ -14,20 +14,23 @@ keepalived gives its scripts /dev/null for stderr, so whatever goes wrong is in 
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from do_failover.claims import describe_newer
+from do_failover.claims import describe_newer, read_order
 from do_failover.cli.claiming import open_claims
 from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import open_log, print_json, print_text
 from do_failover.codec import encode_report, encode_reports
+from do_failover.daemon_lock import find_daemon
 from do_failover.decision import UNKNOWN, decide
 from do_failover.errors import ConfigError, FailoverError, SupersededError
 from do_failover.event import parse_arguments
@@ -74,6 +77,10 @@ def notify(
         event = parse_arguments(kind, name, state, priority)
         config, nits = read_config(context, config_path)
         entries = find_entries(config, event)
+        if (pid := find_daemon(Path(config.paths.run_dir))) is not None and pass_on(config, event):
+            reason = f"passed on to this machine's daemon (process {pid}), which acts on it"
+            log.info("%s", reason)
+            return _print([_make_report(event, entry, reason, is_superseded=False) for entry in entries], output)
         claims, warning = open_claims(config)
         if warning is not None:
             nits.append(warning)
@@ -88,6 +95,20 @@ def notify(
             reports = [_make_report(event, entry, reason, is_superseded=is_superseded) for entry in entries]
             return _print(reports, output)
         return _print(_tell(config, entries, claims, event, nits, is_verbose=verbose), output)
+
+
+def pass_on(config: Config, event: NotifyEvent) -> bool:
+    """Write the event into the daemon's FIFO, with this process's place among the scripts; False where it can't be written."""
+    order = read_order(os.getpid())
+    line = f"SCRIPT {order.start_ticks if order is not None else 0} {os.getpid()} {event}\n".encode(errors="surrogateescape")
+    try:
+        fifo = os.open(config.keepalived.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.write(fifo, line) == len(line)
+        finally:
+            os.close(fifo)
+    except OSError:
+        return False
 
 
 def find_entries(config: Config, event: NotifyEvent) -> tuple[FailoverConfig, ...]:

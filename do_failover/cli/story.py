@@ -113,7 +113,7 @@ async def _tell_one(
             make_request,
             edges,
             mandate,
-            take_turn=lambda: _turn(claims, entry, story.event, mandate, log),
+            take_turn=lambda: hold_turn(claims, entry, story.event, mandate, log),
             observe=observe,
             keep=keep,
         )
@@ -122,7 +122,7 @@ async def _tell_one(
 
 
 @asynccontextmanager
-async def _turn(
+async def hold_turn(
     claims: Claims | None, entry: FailoverConfig, event: NotifyEvent | None, mandate: Mandate, log: logging.Logger
 ) -> AsyncIterator[None]:
     """Hold this IP's turn (I4); without it where the claims' files can't be used (I9)."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from do_failover import do_metadata, iproute, neigh, packets
+from do_failover import discovery, do_metadata, iproute, neigh, packets
 from do_failover.clock import RealClock
 from do_failover.config import expand_path
 from do_failover.do_api.client import DigitalOceanApi
 from do_failover.errors import FailoverError
-from do_failover.peerlist import PeerList, parse_peers
+from do_failover.fanout import FoundPeers, find_peers, recall_kept_identity
 from do_failover.request import Edges
 from do_failover.threads import run_in_thread
 from do_failover.token import TokenSource
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from do_failover.config import Config, FailoverConfig, PeersConfig
-    from do_failover.model import Peer
-    from do_failover.ssh import PeerConnections
+    from do_failover.discovery import Discovery
+    from do_failover.model import Identity, Peer
+    from do_failover.ssh import PeerConnections, SshSettings
+
+_PATIENCE_S = 5.0
 
 
 def make_api(config: Config) -> DigitalOceanApi:
@@ -48,22 +51,41 @@ def make_edges(config: Config, entry: FailoverConfig, api: DigitalOceanApi) -> E
     )
 
 
-def read_peers(config: Config) -> PeerList:
-    """Read the fan-out list. A list that can't be read is a nit: the IP moves all the same (I9)."""
-    settings, text, nits = config.peers, "", []
-    if settings.file is not None:
-        try:
-            path = expand_path(settings.file)
-            if path.exists() and not path.is_file():
-                raise IsADirectoryError(errno.EISDIR, "it is not a file")
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            nits.append(f"the fan-out list {settings.file} cannot be read ({reason}): its peers are not refreshed")
-    found = parse_peers(text, str(settings.file), settings.hosts)
-    if not found.peers:
-        nits.append("the fan-out list is empty: no Droplet will be refreshed; name them in peers.file or peers.hosts")
-    return PeerList(found.peers, (*nits, *found.nits))
+def read_peers(config: Config, me: Identity | None = None) -> FoundPeers:
+    """Return the peers by the list and the kept discovery; asks nobody. What can't be read is a nit: the IP moves all the same (I9)."""
+    return find_peers(config, me)
+
+
+def read_peers_by_hand(config: Config) -> FoundPeers:
+    """Do as read_peers; where the tagged Droplets were never asked for, ask the API now: a person has these seconds."""
+    if discovery.is_kept(config):
+        return read_peers(config)
+    nits, fresh = [], None
+    try:
+        fresh = asyncio.run(ask_for_droplets(config, _PATIENCE_S))
+        discovery.save_discovery(discovery.locate_discovery(config), fresh)
+    except FailoverError as error:
+        nits.append(f"the Droplets of tag {config.peers.tag}: {error.message}")
+    found = find_peers(config, fresh=fresh)
+    return replace(found, nits=(*nits, *found.nits))
+
+
+async def ask_for_droplets(config: Config, timeout_s: float = discovery.TIMEOUT_S) -> Discovery:
+    """Ask the API for the Droplets of the configured tag, by a client of its own. Raises what the API raises. Keeps nothing."""
+    me = await read_identity(config)
+    api = make_api(config)
+    try:
+        return await discovery.refresh_discovery(api, config.peers.tag or "", me=me, at=RealClock().wall(), timeout_s=timeout_s)
+    finally:
+        api.close()
+
+
+async def read_identity(config: Config) -> Identity:
+    """Ask the metadata service who this Droplet is; where it doesn't answer, what the configuration and the kept discovery say."""
+    try:
+        return await do_metadata.read_identity(config.digitalocean)
+    except FailoverError:
+        return recall_kept_identity(config)
 
 
 async def is_on_link(interface: str, address: str) -> bool:
@@ -150,17 +172,22 @@ class LazyPeers:
 def _make_connections(settings: PeersConfig) -> PeerConnections:
     from do_failover import ssh
 
+    return ssh.PeerConnections(make_ssh_settings(settings))
+
+
+def make_ssh_settings(settings: PeersConfig) -> SshSettings:
+    """Return what the configuration says about SSH."""
+    from do_failover import ssh
+
     def expand(name: str | None) -> Any:  # noqa: ANN401 - str where one was given
         return str(expand_path(name)) if name is not None else None
 
-    return ssh.PeerConnections(
-        ssh.SshSettings(
-            user=settings.user,
-            identity_file=expand(settings.identity_file),
-            known_hosts=expand(settings.known_hosts),
-            ssh_config=expand(settings.ssh_config),
-            connect_timeout_s=settings.connect_timeout_s,
-            command_timeout_s=settings.command_timeout_s,
-            concurrency=settings.concurrency,
-        )
+    return ssh.SshSettings(
+        user=settings.user,
+        identity_file=expand(settings.identity_file),
+        known_hosts=expand(settings.known_hosts),
+        ssh_config=expand(settings.ssh_config),
+        connect_timeout_s=settings.connect_timeout_s,
+        command_timeout_s=settings.command_timeout_s,
+        concurrency=settings.concurrency,
     )

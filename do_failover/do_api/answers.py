@@ -15,6 +15,7 @@ A body is read leniently (HTML, empty, truncated): the status alone decides, the
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NEAR_RESET_S = 30.0
+_PAGE_NUMBER = re.compile(r"[?&]page=([0-9]{1,9})(?=&|$)", re.ASCII)
 LONGEST_WAIT_S = 3600.0  # the hourly limit's window: a longer retry-after is absurd
 
 
@@ -50,6 +52,7 @@ class _Networks(msgspec.Struct, frozen=True):
 class _Owner(msgspec.Struct, frozen=True):
     id: int
     networks: _Networks | None = None
+    status: str | None = None
 
 
 class _ReservedIp(msgspec.Struct, frozen=True):
@@ -80,6 +83,7 @@ def read_reserved_ip(body: bytes, key: str) -> ReservedIp:
         is_owner_visible=visible,
         is_locked=raw.locked,
         owner_public_address=_find_public(droplet, raw.ip),
+        owner_status=clean_text(droplet.status) if droplet is not None else None,
     )
 
 
@@ -116,7 +120,8 @@ class _Droplet(msgspec.Struct, frozen=True):
     id: int
     name: str
     region: _Region | None = None
-    networks: _Networks = _Networks()
+    networks: _Networks | None = None
+    status: str | None = None
 
 
 def read_next_query(body: bytes) -> str | None:
@@ -128,17 +133,46 @@ def read_next_query(body: bytes) -> str | None:
     return following.partition("?")[2] or None if following is not None else None
 
 
+def read_next_page(body: bytes) -> int | None:
+    """Return the number of a list's next page; None at the last. Stricter than read_next_query: odd links are garbled.
+
+    Only the number is taken: a link that lost the list's filter on its way would lead to every Droplet of the account.
+    """
+    try:
+        following = msgspec.json.decode(body, type=_Page).links.pages.next
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"the API's answer is not what it publishes: its links: {error}"
+        raise TemporaryError(msg, kind="garbled") from None
+    if following is None:
+        return None
+    numbers = _PAGE_NUMBER.findall(following)
+    if len(numbers) != 1:
+        msg = "the API's answer is not what it publishes: the link to a list's next page names no page"
+        raise TemporaryError(msg, kind="garbled")
+    return int(numbers[0])
+
+
 def read_droplets(body: bytes) -> tuple[Droplet, ...]:
-    """Read a list of Droplets."""
-    return tuple(
-        Droplet(
-            id=raw.id,
-            name=clean_text(raw.name) or str(raw.id),
-            region=clean_text(raw.region.slug) if raw.region is not None else None,
-            public_addresses=tuple(net.ip_address for net in raw.networks.v4 if net.type == "public" and parse_unicast(net.ip_address, 4)),
-        )
-        for raw in _decode(body, "droplets", list[_Droplet])
+    """Read a list of Droplets. A Droplet that is new or has no private network has fewer addresses, or none."""
+    return tuple(_make_droplet(raw) for raw in _decode(body, "droplets", list[_Droplet]))
+
+
+def _make_droplet(raw: _Droplet) -> Droplet:
+    networks = raw.networks or _Networks()
+    return Droplet(
+        id=raw.id,
+        name=clean_text(raw.name) or str(raw.id),
+        region=clean_text(raw.region.slug) if raw.region is not None else None,
+        public_addresses=_find_addresses(networks.v4, "public", 4),
+        private_addresses=_find_addresses(networks.v4, "private", 4),
+        public_addresses_v6=_find_addresses(networks.v6, "public", 6),
+        status=clean_text(raw.status),
     )
+
+
+def _find_addresses(networks: list[_Network], kind: str, version: int) -> tuple[str, ...]:
+    found = (parse_unicast(net.ip_address, version) for net in networks if net.type == kind)
+    return tuple(address for address in found if address is not None)
 
 
 def read_holdings(body: bytes, key: str) -> dict[str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import digitalocean
 
 from do_failover.do_api import answers, routes
 from do_failover.do_api.transport import READ_TIMEOUT_S, Call, Transport
-from do_failover.errors import PermanentError, TemporaryError
+from do_failover.errors import PermanentError, RefusedError, TemporaryError
 from do_failover.model import Action, Droplet, Refusal, ReservedIp
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _SLOW_POLLS = 4.0
 _PAGES_MOST = 100
+LIST_TIMEOUT_S = 30.0
 
 
 class DigitalOceanApi:
@@ -30,7 +32,7 @@ class DigitalOceanApi:
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """Every request so far, in order."""
+        """The requests so far, in order; the last thousand."""
         return tuple(self._transport.calls)
 
     async def read_reserved_ip(self, address: str, timeout_s: float = READ_TIMEOUT_S) -> ReservedIp:
@@ -118,14 +120,41 @@ class DigitalOceanApi:
             query = answers.read_next_query(pages[-1])
         return pages
 
-    async def list_droplets(self, tag: str, timeout_s: float = READ_TIMEOUT_S) -> tuple[Droplet, ...]:
-        """GET the Droplets that carry a tag, all pages."""
-        pages = await self._get_pages(routes.make_droplets_path(tag), timeout_s)
-        return tuple(droplet for page in pages for droplet in answers.read_droplets(page))
+    async def list_droplets(self, tag: str, timeout_s: float = LIST_TIMEOUT_S) -> tuple[Droplet, ...]:
+        """GET the Droplets that carry a tag: all pages within that time, or an error; never a part of them.
+
+        Droplets with a GPU are not in it: the API lists them apart, and not by tag.
+        """
+        clock = asyncio.get_running_loop()
+        end = clock.time() + timeout_s
+        found: dict[int, Droplet] = {}
+        for turn in range(1, _PAGES_MOST + 1):
+            path = routes.make_droplets_path(tag, turn)
+            page = await self._get_tagged(path, min(READ_TIMEOUT_S, end - clock.time()))
+            found |= {droplet.id: droplet for droplet in answers.read_droplets(page)}
+            number = answers.read_next_page(page)
+            if number is None:
+                return tuple(found.values())
+            if number != turn + 1:
+                break
+        msg = f"GET {path}: the pages of this list don't follow each other, or are more than {_PAGES_MOST}; its Droplets are not believed"
+        raise TemporaryError(msg, kind="garbled")
+
+    async def _get_tagged(self, path: str, timeout_s: float) -> bytes:
+        if timeout_s <= 0:
+            msg = f"GET {path}: the pages before it took all the time"
+            raise TemporaryError(msg, kind="timeout")
+        try:
+            return await self._get(path, timeout_s)
+        except RefusedError as error:
+            if error.kind != "forbidden":
+                raise
+            msg = f"{error.message}; for peers.tag it needs tag:read as well"
+            raise RefusedError(msg, kind=error.kind, request_id=error.request_id) from None
 
     def count_calls(self) -> int:
         """Return how many requests were made so far."""
-        return len(self._transport.calls)
+        return self._transport.call_count
 
     async def read_droplet(self, droplet_id: int, timeout_s: float = READ_TIMEOUT_S) -> Droplet:
         """GET one Droplet."""

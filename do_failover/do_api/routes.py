@@ -59,9 +59,9 @@ def make_droplet_actions_path(droplet_id: int) -> str:
     return f"droplets/{droplet_id}/actions?per_page=20"
 
 
-def make_droplets_path(tag: str) -> str:
-    """GET: the Droplets that carry a tag."""
-    return f"droplets?tag_name={quote(tag, safe='')}&per_page=200"
+def make_droplets_path(tag: str, page: int) -> str:
+    """GET: the Droplets that carry a tag, one page of them."""
+    return f"droplets?tag_name={quote(tag, safe='')}&per_page=200&page={page}"
 
 
 def make_assign_body(droplet_id: int) -> dict[str, str | int]:

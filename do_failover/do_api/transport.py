@@ -15,6 +15,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +40,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 _GRACE_S = 0.25
+_CALLS_KEPT = 1000  # a daemon lives for months
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         self.is_nearly_limited = False
         self._verify: str | bool = ca_file or True
         self._budget_s = READ_TIMEOUT_S
-        self.calls: list[Call] = []
+        self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
+        self.call_count = 0
         self._abandoned = threading.Event()
         self._pid = os.getpid()
         self._session = self._open_session()
@@ -175,6 +178,7 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
             has_begun = adapter.has_begun if isinstance(adapter, _Adapter) else True
             raise _explain_network(method, path, error, has_begun=has_begun) from None
         finally:
+            self.call_count += 1
             self.calls.append(Call(method, path, status, time.monotonic() - started))
         return answer
 

@@ -26,6 +26,7 @@
                  meter          every source asks who answers, all along
                  timeline       what happened, as events
                  control logs   for handle; for people
+                 daemon         do-failover resident: its user, its files, its own view
                  assign_only    the control's notify script
 
 Cleaning up is the kernel's job: every process, mount, file and namespace of a lab hangs on the lab process.

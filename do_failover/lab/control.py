@@ -4,8 +4,9 @@
     {"op": "set_action_time", "seconds": 5}
     {"op": "set_faults", "text": "POST:503; action**:404"}    of the API, as in fault_text.py; "" is health
     {"op": "make_busy", "node": "lb2", "type": "snapshot", "seconds": 5}
-    {"op": "service", "do": "start|stop|kill|restart", "node": "lb1", "name": "haproxy|keepalived|sshd"}
+    {"op": "service", "do": "start|stop|kill|restart", "node": "lb1", "name": "haproxy|keepalived|daemon|sshd"}
     {"op": "assign", "node": "lb1"}                  as a person would, through the API; returns when the action began
+    {"op": "cut", "ways": [["lb1", "lb2"]]}          of the private network, from the first to the second; [] heals
     {"op": "kill_node", "node": "lb1"}
     {"op": "reports", "node": "lb2"}
 
@@ -67,6 +68,8 @@ async def _do(lab: Rehearsal, request: dict[str, Any]) -> object:
             await _service(lab, request["do"], request["node"], request["name"])
         case "assign":
             await lab.assign(request["node"])
+        case "cut":
+            await lab.fabric.cut([(lab.plan.host(a), lab.plan.host(b)) for a, b in request["ways"]])
         case "kill_node":
             await lab.kill_node(request["node"])
         case "reports":
@@ -93,6 +96,7 @@ async def _service(lab: Rehearsal, verb: str, node: str, name: str) -> None:
 def _state(lab: Rehearsal) -> dict[str, Any]:
     return {
         "owner": lab.owner.name if lab.owner else None,
+        "owner_id": lab.region.reserved_ips[lab.plan.reserved_ip].droplet_id,
         "reserved_ip": lab.plan.reserved_ip,
         "vrrp": lab.services.vrrp_state,
         "requests": lab.requests(),

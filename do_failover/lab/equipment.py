@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from do_failover.lab import assign_only, files, keepalived
+from do_failover.lab import assign_only, daemon, files, keepalived
 from do_failover.lab.keys import KeyPair, make_key
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Equipment:
     token: str
     ca_pem: bytes
     with_tool: bool
+    with_daemon: bool = False
 
     def write(self, nodes: dict[str, Node]) -> None:
         """Equip every node, with fresh keys."""
@@ -41,13 +42,22 @@ class Equipment:
         _write(node, "identity", identity.private, mode=0o600)
         _write(node, "known_hosts", known_hosts)
         _write(node, "peers", files.peers(self.plan))
-        _write(node, "config.toml", files.config_toml(self.plan))
+        _write(node, "config.toml", files.config_toml(self.plan, with_daemon=self.with_daemon))
         _write(node, "haproxy.cfg", files.haproxy_cfg(node.host, self.plan))
-        _write(node, "keepalived.conf", keepalived.configuration(node.host, self.plan, keepalived.example()))
+        _write(node, "keepalived.conf", self._keepalived_conf(node))
         _write(node, "notify", self._hook(), mode=0o755)
+        _write(node, "do-failover", files.program(sys.executable), mode=0o755)
         (node.files / files.HISTORY).mkdir(mode=0o700)
+        if self.with_daemon:
+            _write(node, "do-failover-notify", daemon.shim(), mode=0o755)
+            daemon.give_files(node.files)
+
+    def _keepalived_conf(self, node: Node) -> str:
+        return keepalived.configuration(node.host, self.plan, keepalived.example(), with_daemon=self.with_daemon)
 
     def _hook(self) -> str:
+        if self.with_daemon:
+            return files.notify_with_daemon()
         if self.with_tool:
             return files.notify_with_tool(sys.executable)
         return files.notify_without_tool(sys.executable, assign_only.__file__, self.plan)

@@ -5,10 +5,13 @@ Nodes see these paths; the load balancers' configuration is what an operator wou
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
 from do_failover.lab import plan as p
+from do_failover.lab.errors import LabError
+from do_failover.lab.keepalived import FIFO, PID_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 USER = "do-failover"
 UID = 990
+PROGRAM = "/run/lab/do-failover"
 HISTORY = "lab/history"
 """Where a load balancer keeps its reports, below its /run."""
 
@@ -74,8 +78,10 @@ def peers(plan: Plan) -> str:
     return "# made by the lab\n" + "".join(f"{peer.name}\n" for peer in plan.peers)
 
 
-def config_toml(plan: Plan) -> str:
+def config_toml(plan: Plan, *, with_daemon: bool = False) -> str:
     """do-failover's own configuration, as an operator would write it, with the history where the lab looks for it."""
+    routers = ", ".join(f'{{droplet_id = {lb.droplet_id}, address = "{lb.private}"}}' for lb in plan.balancers)
+    keepalived = f'\n[keepalived]\npid_file = "{PID_FILE}"\nfifo     = "{FIFO}"\n' if with_daemon else ""
     return f"""\
 [digitalocean]
 token_file   = "/run/lab/token"
@@ -88,6 +94,7 @@ reserved_ip = "{plan.reserved_ip}"
 instance    = "{p.INSTANCE}"
 interface   = "eth0"
 deadline_s  = 30
+{f"routers     = [{routers}]" if with_daemon else ""}
 
 [peers]
 file              = "/run/lab/peers"
@@ -99,13 +106,33 @@ connect_timeout_s = 3
 [paths]
 run_dir     = "/run/do-failover"
 history_dir = "/run/{HISTORY}"
-"""
+{keepalived}"""
 
 
 def notify_with_tool(python: str) -> str:
     """Write the hook that keepalived calls: the tool, with keepalived's arguments unchanged."""
     command = f"{shlex.quote(python)} -m do_failover -c /run/lab/config.toml notify"
     return f'#!/bin/sh\nexec {command} "$@" >> /run/log/notify 2>&1\n'
+
+
+def program(python: str) -> str:
+    """Write the lab's `do-failover` program, which knows its configuration."""
+    return f'#!/bin/sh\nDO_FAILOVER_CONFIG=/run/lab/config.toml exec {shlex.quote(python)} -m do_failover "$@"\n'
+
+
+def notify_with_daemon() -> str:
+    """Write the hook where a daemon lives: the shim, with a log."""
+    return '#!/bin/sh\nexec /run/lab/do-failover-notify "$@" >> /run/log/notify 2>&1\n'
+
+
+def shim(text: str) -> str:
+    """Make the shim out of the one that is shipped. LabError names a line that it lost."""
+    for pattern, line in ((r"program=do-failover .*", f"program={PROGRAM}"), (r"config= .*", "config=/run/lab/config.toml")):
+        text, count = re.subn(rf"^{pattern}$", line, text, flags=re.MULTILINE)
+        if count != 1:
+            message = f"share/do-failover-notify has {count} lines like `{pattern}`, the lab needs exactly 1"
+            raise LabError(message)
+    return text
 
 
 def notify_without_tool(python: str, script: str, plan: Plan) -> str:

@@ -6,7 +6,7 @@
         await lab.restart("lb2", "keepalived")
         print(await lab.run("app1", "ip", "neigh"))
 
-Node names: lb1, lb2, app1.., client. Services: haproxy and keepalived on load balancers, sshd on peers.
+Node names: lb1, lb2, app1.., client. Services: haproxy, keepalived and (with_daemon) daemon on load balancers, sshd on peers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from do_failover.lab.commands import run
+from do_failover.lab.daemon import ask_status
 from do_failover.lab.errors import LabError
 from do_failover.lab.launch import launch
 from do_failover.lab.options import LabOptions, Mode
@@ -34,9 +35,13 @@ _EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class LabState:
-    """A moment of the lab. `requests` is the API's whole log; `answers` says who answers each source (None: nobody)."""
+    """A moment of the lab. `requests` is the API's whole log; `answers` says who answers each source (None: nobody).
+
+    `owner` is None for no Droplet and for one that is no load balancer; `owner_id` tells which.
+    """
 
     owner: str | None
+    owner_id: int | None
     reserved_ip: str
     token: str
     vrrp: dict[str, str]
@@ -103,7 +108,7 @@ class LabHandle:
         await self._ask(op="make_busy", node=node, type=type_, seconds=seconds)
 
     async def assign(self, node: str) -> None:
-        """Move the reserved IP by hand, as a person in the control panel; the action runs on after the return."""
+        """Move the reserved IP to a node, or to "spare", by hand, as in the control panel; the action runs on after the return."""
         await self._ask(op="assign", node=node)
 
     async def start(self, node: str, service: str) -> None:
@@ -121,6 +126,18 @@ class LabHandle:
     async def restart(self, node: str, service: str) -> None:
         """Stop and start a service."""
         await self._ask(op="service", do="restart", node=node, name=service)
+
+    async def daemon(self, node: str) -> dict[str, Any] | None:
+        """Return what do-failover's daemon on a load balancer says of itself; None while none answers."""
+        return await ask_status(self.files(node))
+
+    async def cut(self, *ways: tuple[str, str]) -> None:
+        """Cut the private network, VRRP's, between nodes: each way from the first to the second, and in no other than these."""
+        await self._ask(op="cut", ways=ways)
+
+    async def heal(self) -> None:
+        """Undo every cut."""
+        await self.cut()
 
     async def kill_node(self, node: str) -> None:
         """End a whole node at once."""
@@ -151,7 +168,7 @@ class LabHandle:
 
 @contextlib.asynccontextmanager
 async def standing_lab(options: LabOptions) -> AsyncIterator[LabHandle]:
-    """Build a lab that stands (lb1 MASTER and owner, everyone served) and ends with the block, or with this process."""
+    """Build a lab that stands (lb1 MASTER and owner, everyone served, and armed by daemons); it ends with the block or this process."""
     async with launch(dataclasses.replace(options, mode=Mode.UP), is_tied=True) as process:
         async for event in process.events():
             if event["event"] == "ready":

@@ -13,6 +13,8 @@ from do_failover.lab.errors import LabError
 from do_failover.lab.plan import INSTANCE, Host, Plan
 
 NOTIFY = "/run/lab/notify"
+FIFO = "/run/do-failover/vrrp.fifo"
+PID_FILE = "/run/keepalived.pid"
 
 _ENTERING = re.compile(r"\((?P<name>[^()]+)\) Entering (?P<state>[A-Z]+) STATE")
 
@@ -22,10 +24,11 @@ def example() -> str:
     return resources.files("do_failover").joinpath("share/keepalived.conf.example").read_text(encoding="utf-8")
 
 
-def configuration(host: Host, plan: Plan, text: str) -> str:
+def configuration(host: Host, plan: Plan, text: str, *, with_daemon: bool = False) -> str:
     """Make `host`'s configuration out of the example `text`. LabError names a line that the example lost."""
     (other,) = (lb for lb in plan.balancers if lb is not host)
     for pattern, line in (
+        *([(rf"# vrrp_notify_fifo {FIFO}", f"vrrp_notify_fifo {FIFO}")] if with_daemon else []),
         (r"router_id \S+", f"router_id {host.name}"),
         (r"interface \S+", "interface eth1"),
         (r"priority \d+", f"priority {host.priority}"),

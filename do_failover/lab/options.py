@@ -47,7 +47,8 @@ class LabOptions:
     """The options of one lab. Durations are seconds; `watch_s` None means the scenario's own default.
 
     `logs` is a directory of the host (not below /run, which the lab hides), or empty. `api_fault` is a script of
-    the API's faults (fault_text.py), for `run` and `keep`: it begins with the kill.
+    the API's faults (fault_text.py), for `run` and `keep`: it begins with the kill. `with_daemon`: the tool is resident on both
+    load balancers, as an unprivileged user with CAP_NET_RAW alone.
     """
 
     peers: int = 5
@@ -60,6 +61,13 @@ class LabOptions:
     logs: str = ""
     family: Family = Family.IPV4
     api_fault: str = ""
+    with_daemon: bool = False
+
+    def __post_init__(self) -> None:
+        """ValueError for a control with a daemon."""
+        if self.with_daemon and not self.with_tool:
+            message = "a control runs without the tool, so also without its daemon"
+            raise ValueError(message)
 
     @property
     def effective_watch_s(self) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from do_failover.lab import api, files, metadata, wiring
+from do_failover.lab import api, daemon, files, metadata, wiring
 from do_failover.lab import plan as p
 from do_failover.lab.commands import run
 from do_failover.lab.equipment import Equipment
@@ -37,12 +37,28 @@ if TYPE_CHECKING:
 
     from do_failover.lab.timeline import Timeline
 
+SPARE = "spare"
+_SPARE = Droplet(
+    id=2001,
+    name=SPARE,
+    region=p.REGION,
+    public="198.18.9.1",
+    private="10.110.9.1",
+    public_gateway=p.PUBLIC_GATEWAY,
+    anchor="10.17.9.1",
+    anchor_gateway=p.ANCHOR_GATEWAY,
+    netmask=p.NETMASK,
+)
+"""A Droplet that only the API knows, and none of the pair: somewhere to where a person can move the reserved IP."""
+
 ROOT = Path("/run/do-failover-lab")
 """All files of the lab, on a tmpfs that only the lab sees."""
 
 _DISCARD_PORT = 9
 _SETTLE_LIMIT_S = 30.0
 _PINGS_AT_ONCE = 8
+_ARM_S = 0.2
+_STATUS_EVERY_S = 0.1
 
 
 def make_region(plan: Plan, action_time_s: float) -> Region:
@@ -64,6 +80,7 @@ def make_region(plan: Plan, action_time_s: float) -> Region:
         )
         for host in plan.droplets
     }
+    droplets[_SPARE.id] = _SPARE
     reserved_ip = ReservedIp(plan.reserved_ip, p.REGION, plan.balancers[0].droplet_id)
     return Region(droplets, {plan.reserved_ip: reserved_ip}, action_time_s=action_time_s)
 
@@ -127,11 +144,12 @@ class Rehearsal:
         await until(lambda: not node.is_alive and not _has_link(port), f"{name} did not die", limit_s=10)
 
     async def assign(self, name: str) -> None:
-        """POST an assign as a person's tool would, from the fabric's side; LabError with the API's words if refused."""
+        """POST an assign (to a node, or SPARE) as a person's tool would, from the fabric's side. LabError: the API's words of refusal."""
         tls = ssl.create_default_context(cafile=str(ROOT / "ca.pem"))
         collection = "reserved_ipv6" if self.plan.is_v6 else "reserved_ips"
         url = f"{p.API_URL}{collection}/{self.plan.reserved_ip}/actions"
-        body = {"type": "assign", "droplet_id": self.plan.host(name).droplet_id}
+        droplets = {droplet.name: droplet.id for droplet in self.region.droplets.values()}
+        body = {"type": "assign", "droplet_id": droplets[name]}
         headers = {"Authorization": f"Bearer {self.token}"}
         async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers, ssl=tls) as response:
             if response.status != HTTPStatus.CREATED:
@@ -160,7 +178,9 @@ class Rehearsal:
                 metadata.serve(self.region, self._droplet_id_at, host=p.METADATA_ADDRESS, port=80),
             )
             self.services = Services(self.plan, self.nodes, self.timeline.add)
-            Equipment(self.plan, self.token, self.api.ca_file.read_bytes(), self.options.with_tool).write(self.nodes)
+            Equipment(self.plan, self.token, self.api.ca_file.read_bytes(), self.options.with_tool, self.options.with_daemon).write(
+                self.nodes
+            )
             fds = {host.name: self.nodes[host.name].net_fd for host in self.plan.sources}
             self.meter = Meter(NamespaceDoor(), fds, self.plan.reserved_ip, self._answer_changed)
             stack.push_async_callback(self.meter.stop)
@@ -251,6 +271,7 @@ class Rehearsal:
     async def _start_services(self) -> None:
         """Start the daemons; on return lb1 is MASTER and owner, and every source is answered by it."""
         lb1, lb2 = self.plan.balancers
+        await self._start_daemons()
         self.services.start_all()
         await self._settle(lambda: self.services.vrrp_state.get(lb1.name) == "MASTER", "lb1 did not become MASTER")
         self.services.start(lb2.name, "keepalived")
@@ -258,6 +279,32 @@ class Rehearsal:
         await self._learn_flows(lb1)
         self.meter.start()
         await self._settle(lambda: not self.meter.not_answered_by(lb1.name), "not every source is answered by lb1")
+        if self.options.with_daemon:
+            await self._arm()
+
+    async def _start_daemons(self) -> None:
+        """Start do-failover's daemon on both load balancers, and wait until it reads: it is there before the first event."""
+        if not self.options.with_daemon:
+            return
+        for lb in self.plan.balancers:
+            self.services.start(lb.name, "daemon")
+        for lb in self.plan.balancers:
+            await self._wait_for_status(lb, lambda status: status is not None, "its daemon does not answer", _SETTLE_LIMIT_S)
+
+    async def _arm(self) -> None:
+        """Wait until both daemons keep a connection to every peer open."""
+        peers = len(self.plan.peers)
+        limit_s = _SETTLE_LIMIT_S + _ARM_S * peers
+        for lb in self.plan.balancers:
+            await self._wait_for_status(lb, lambda status: daemon.is_armed(status, peers), "its daemon did not arm all peers", limit_s)
+
+    async def _wait_for_status(self, lb: Host, is_true: Callable[[dict[str, Any] | None], bool], complaint: str, limit_s: float) -> None:
+        end = time.monotonic() + limit_s
+        while not is_true(status := await daemon.ask_status(self.nodes[lb.name].files)):
+            if time.monotonic() > end or not self.services.is_running(lb.name, "daemon"):
+                message = f"{lb.name}: {complaint} within {limit_s:g} s: {status}"
+                raise LabError("; ".join([message, *self.services.dead()]))
+            await asyncio.sleep(_STATUS_EVERY_S)
 
     async def _learn_flows(self, owner: Host) -> None:
         """Let every peer talk to the owner once, so that the fabric has a flow for each.

@@ -279,6 +279,9 @@ def _check_query(request: ApiRequest, known: tuple[str, ...]) -> None:
     if odd:
         message = f"{request.path} takes no query {', '.join(odd)}"
         raise _UnknownError(message, 422)
+    if {"tag_name", "name"} <= set(request.query):
+        message = "tag_name can not be combined with name"
+        raise _UnknownError(message, 422)
     for word in ("page", "per_page"):
         text = request.query.get(word, "1")
         if not (text.isascii() and text.isdigit() and int(text) > 0):

@@ -23,7 +23,7 @@ _CLIENT_LIMIT_S = 60.0
 async def play(lab: Rehearsal) -> dict[str, Any]:
     """Kill lb1 and watch to the end; the result is what `lab run -o json` prints."""
     if lab.options.with_tool:
-        await until(lambda: bool(lab.reports("lb1")), "lb1's do-failover wrote no report of its start", limit_s=_REPORT_LIMIT_S)
+        await until(lambda: bool(reports_of_acts(lab, "lb1")), "lb1's do-failover wrote no report of its start", limit_s=_REPORT_LIMIT_S)
     killed_at = await _kill(lab)
     lab.api.set_faults(lab.options.api_fault)
     if lab.options.with_tool:
@@ -39,7 +39,7 @@ async def play(lab: Rehearsal) -> dict[str, Any]:
 def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, Any]:
     """Sum up: the contract's keys, then the timeline and what was not well."""
     new_master = lab.plan.balancers[1].name
-    reports = lab.reports(new_master)
+    reports = reports_of_acts(lab, new_master)
     result: dict[str, Any] = {
         "schema": 1,
         "family": int(lab.options.family),
@@ -47,6 +47,7 @@ def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, An
         "kill": str(lab.options.kill),
         "api_fault": lab.options.api_fault,
         "with_tool": lab.options.with_tool,
+        "with_daemon": lab.options.with_daemon,
         "peers": lab.options.peers,
         "report": reports[-1] if reports else None,
         "outage_s": {name: service.outage_s(new_master, killed_at, ended_at) for name, service in lab.meter.services.items()},
@@ -57,6 +58,11 @@ def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, An
         "unknown_requests": lab.unknown_requests,
     }
     return {**result, "problems": problems_of(result)}
+
+
+def reports_of_acts(lab: Rehearsal, name: str) -> list[dict[str, Any]]:
+    """Return a load balancer's reports, without those of events that ask for nothing: the daemon's history has them too."""
+    return [report for report in lab.reports(name) if report["decision"] != "ignore"]
 
 
 async def _kill(lab: Rehearsal) -> float:
@@ -74,7 +80,7 @@ async def _watch_with_tool(lab: Rehearsal) -> None:
     shown: set[str] = set()
 
     def is_over() -> bool:
-        reports = lab.reports("lb2")
+        reports = reports_of_acts(lab, "lb2")
         for report in reports:
             if report["id"] not in shown:
                 shown.add(report["id"])

@@ -1,4 +1,4 @@
-"""The real programs of a lab: keepalived and HAProxy on the load balancers, sshd on the peers."""
+"""The real programs of a lab: keepalived, HAProxy and do-failover's daemon on the load balancers, sshd on the peers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from do_failover.lab import daemon as resident
 from do_failover.lab import keepalived
 from do_failover.lab.errors import LabError
 from do_failover.lab.node import Daemon, Node
@@ -20,8 +21,12 @@ OnState = Callable[[str, str], None]
 _COMMANDS = {
     "haproxy": ["haproxy", "-db", "-f", "/run/lab/haproxy.cfg"],
     "keepalived": ["keepalived", "--vrrp", "-n", "-D", "-l", "-f", "/run/lab/keepalived.conf"],
+    "daemon": resident.COMMAND,
     "sshd": ["/usr/sbin/sshd", "-D", "-e", "-f", "/run/lab/sshd_config"],
 }
+
+_STOP_LIMIT_S = 20.0
+"""do-failover's daemon follows what it sent to the end: TimeoutStopSec of its unit."""
 
 
 class Services:
@@ -62,7 +67,7 @@ class Services:
 
     async def stop(self, node_name: str, name: str) -> None:
         """SIGTERM one daemon and wait for its end."""
-        await self._daemon(node_name, name).stop()
+        await self._daemon(node_name, name).stop(_STOP_LIMIT_S)
 
     async def kill(self, node_name: str, name: str) -> None:
         """SIGKILL one daemon with its children and wait for their end."""

@@ -29,10 +29,9 @@ def droplet_json(droplet: Droplet, region: Region) -> Json:
 
     Whether a reserved IPv6 is listed likewise is unseen; here it is not.
     """
-    v4 = [
-        {"ip_address": droplet.public, "netmask": droplet.netmask, "gateway": droplet.public_gateway, "type": "public"},
-        {"ip_address": droplet.private, "netmask": droplet.netmask, "gateway": "", "type": "private"},
-    ]
+    v4 = [{"ip_address": droplet.public, "netmask": droplet.netmask, "gateway": droplet.public_gateway, "type": "public"}]
+    if droplet.private:
+        v4.append({"ip_address": droplet.private, "netmask": droplet.netmask, "gateway": "", "type": "private"})
     v6 = []
     if droplet.public_v6:
         v6.append({"ip_address": droplet.public_v6, "netmask": 64, "gateway": droplet.public_v6_gateway, "type": "public"})

@@ -7,6 +7,9 @@
     session    one command on such a connection: bounded output, bounded time
     sentences  whatever went wrong -> PeerError with the operator's sentence
     pool       PeerConnections: one connection a peer, opened once, reopened when it was cut
+    armed_loop      the remote loop of an armed peer, and the reader of its answers (pure)
+    armed_channel   one channel on which that loop runs
+    armed           ArmedPeers: keeps peers armed in the background, for the daemon
 
 Guarantees
 - A host key is accepted only from `known_hosts` (also hashed names and @cert-authority lines). No
@@ -14,7 +17,7 @@ Guarantees
 - Nothing is forwarded (agent, X11, ports), no environment is sent, no password or passphrase is
   ever asked for.
 - Whatever a peer does ends as a PeerError of that peer: unreachable, refused, host_key, command.
-- After `PeerConnections.close()` no task and no socket is left. A name look-up that hangs in the
+- After `PeerConnections.close()` or `ArmedPeers.close()` no task and no socket is left. A name look-up that hangs in the
   system's resolver can't be interrupted: its daemon thread ends by itself.
 
 Not guaranteed: a peer's output is text written by that machine, control characters and all.
@@ -24,10 +27,11 @@ from __future__ import annotations
 
 import logging
 
+from do_failover.ssh.armed import ArmedPeers, Pace, PeerArms
 from do_failover.ssh.pool import PeerConnections
 from do_failover.ssh.settings import CommandResult, SshSettings
 
-__all__ = ["CommandResult", "PeerConnections", "SshSettings"]
+__all__ = ["ArmedPeers", "CommandResult", "Pace", "PeerArms", "PeerConnections", "SshSettings"]
 
 # What asyncssh logs is said by our sentences already. Without a handler of its own, its warnings
 # would reach the terminal by logging's last resort; a program that wants them adds a handler.

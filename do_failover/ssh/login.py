@@ -51,9 +51,14 @@ class Link:
         """Tell whether it was not lost, as far as TCP and keepalive have noticed."""
         return self.owner.is_open
 
+    def abort(self) -> None:
+        """End it at once, without waiting for it."""
+        self.owner.is_open = False
+        self.connection.abort()
+
     async def close(self) -> None:
         """End it at once; returns when its socket is closed."""
-        self.connection.abort()
+        self.abort()
         await self.connection.wait_closed()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from do_failover.errors import PeerError
 from do_failover.ssh.login import Link, log_in
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from do_failover.model import Peer
     from do_failover.ssh.settings import CommandResult, SshSettings
 
-_Key = tuple[str, int, str | None]
+Key = tuple[str, int, str | None]
 
 
 class PeerConnections:
@@ -33,8 +33,9 @@ class PeerConnections:
         self._settings = settings
         self._trust = Trust(settings)
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._links: dict[_Key, Link] = {}
-        self._logins: dict[_Key, asyncio.Task[Link]] = {}
+        self._links: dict[Key, Link] = {}
+        self._logins: dict[Key, asyncio.Task[Link]] = {}
+        self._ending: set[asyncio.Task[Any]] = set()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -50,7 +51,7 @@ class PeerConnections:
 
         A caller that is cancelled does not cancel the login: others may wait for it, and it is bounded anyway.
         """
-        await self._obtain(peer)
+        await self.obtain(peer)
 
     async def run(self, peer: Peer, command: str, *, stdin: str | None = None, timeout_s: float | None = None) -> CommandResult:
         """Run a command line in the peer's login shell (or its forced command), connecting if needed.
@@ -64,7 +65,7 @@ class PeerConnections:
         runner = Runner(peer.host, self._settings.connect_timeout_s)
         bound = self._settings.command_timeout_s if timeout_s is None else timeout_s
         for _ in range(2):
-            link = await self._obtain(peer)
+            link = await self.obtain(peer)
             try:
                 return await runner.run(link, command, (stdin or "").encode(), bound)
             except NotStartedError:
@@ -74,23 +75,12 @@ class PeerConnections:
 
     def is_connected(self, peer: Peer) -> bool:
         """Tell whether its connection is open, as far as TCP and keepalive (45 s) have noticed."""
-        link = self._links.get(_key(peer))
+        link = self._links.get(key_of(peer))
         return link is not None and link.is_open
 
-    async def close(self) -> None:
-        """End all logins and connections. Afterwards no task and no socket is left; a later use is a PeerError."""
-        self._is_closed = True
-        logins = list(self._logins.values())
-        for login in logins:
-            login.cancel()
-        if logins:
-            await asyncio.wait(logins)
-        links = list(self._links.values())
-        self._links.clear()
-        await asyncio.gather(*(link.close() for link in links))
-
-    async def _obtain(self, peer: Peer) -> Link:
-        key = _key(peer)
+    async def obtain(self, peer: Peer) -> Link:
+        """Return the peer's open connection, opened if needed; as `connect`. It belongs to the pool. Raises PeerError."""
+        key = key_of(peer)
         link = self._links.get(key)
         if link is not None and link.is_open:
             return link
@@ -102,7 +92,7 @@ class PeerConnections:
             attempt.add_done_callback(_look_at_outcome)
         await asyncio.wait([attempt])
         if attempt.cancelled():
-            raise say(peer.host, _CLOSED, "unreachable")
+            raise self._describe_cancelled(peer)
         error = attempt.exception()
         if isinstance(error, PeerError):
             raise PeerError(error.message, kind=error.kind) from error  # each waiter gets its own
@@ -111,7 +101,40 @@ class PeerConnections:
             raise say(peer.host, sentence, "unreachable") from error
         return attempt.result()
 
-    async def _log_in(self, key: _Key, peer: Peer) -> Link:
+    def _describe_cancelled(self, peer: Peer) -> PeerError:
+        return say(peer.host, _CLOSED if self._is_closed else _RELEASED, "unreachable")
+
+    def release(self, peer: Peer, link: Link | None = None) -> None:
+        """End the peer's connection or login, if there is one, without waiting for it. The next use connects anew.
+
+        With `link` only that connection is ended, not one that has taken its place.
+        """
+        key = key_of(peer)
+        if link is None and (login := self._logins.pop(key, None)) is not None:
+            login.cancel()
+            self._see_out(login)
+        current = self._links.get(key)
+        if current is not None and (link is None or link is current):
+            del self._links[key]
+            self._see_out(asyncio.create_task(current.close()))
+
+    def _see_out(self, task: asyncio.Task[Any]) -> None:
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        """End all logins and connections. Afterwards no task and no socket is left; a later use is a PeerError."""
+        self._is_closed = True
+        logins = list(self._logins.values())
+        for login in logins:
+            login.cancel()
+        if ending := {*logins, *self._ending}:
+            await asyncio.wait(ending)
+        links = list(self._links.values())
+        self._links.clear()
+        await asyncio.gather(*(link.close() for link in links))
+
+    async def _log_in(self, key: Key, peer: Peer) -> Link:
         try:
             async with self._slots:
                 try:
@@ -122,15 +145,17 @@ class PeerConnections:
                 self._links[key] = link
                 return link
         finally:
-            del self._logins[key]
+            if self._logins.get(key) is asyncio.current_task():
+                del self._logins[key]
 
     async def _drop(self, peer: Peer, link: Link) -> None:
-        if self._links.get(_key(peer)) is link:
-            del self._links[_key(peer)]
+        if self._links.get(key_of(peer)) is link:
+            del self._links[key_of(peer)]
         await link.close()
 
 
 _CLOSED = "not connected: the connections to the peers are being closed"
+_RELEASED = "not connected: it was taken off the list of peers while it was logged in to"
 
 
 def _look_at_outcome(attempt: asyncio.Task[Link]) -> None:
@@ -139,5 +164,6 @@ def _look_at_outcome(attempt: asyncio.Task[Link]) -> None:
         attempt.exception()
 
 
-def _key(peer: Peer) -> _Key:
+def key_of(peer: Peer) -> Key:
+    """Return what makes a peer the same one: not its place in the list."""
     return (peer.host, peer.port, peer.user)

@@ -223,11 +223,11 @@ async def test_every_way_to_ask_for_json_gets_one_object_on_failure(tmp_path: Pa
 
 async def test_config_check_looks_at_what_the_night_needs(tmp_path: Path) -> None:
     async with serve(tmp_path) as region:
-        config = region.write_config(peers="app1\n", interface="eth-none", rest='[keepalived]\nfifo = "/x"\n')
+        config = region.write_config(peers="app1\n", interface="eth-none")
         change(config, str(region.api.ca_file), "/nonexistent/ca.pem")
         ended = await run(region, "config", "check", "-c", str(config))
         assert ended.code == 6
-        for sentence in ("digitalocean.ca_file: /nonexistent/ca.pem cannot be read", "peers.known_hosts:", "eth-none", "for the daemon"):
+        for sentence in ("digitalocean.ca_file: /nonexistent/ca.pem cannot be read", "peers.known_hosts:", "eth-none"):
             assert sentence in ended.err
 
 

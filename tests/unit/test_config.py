@@ -102,10 +102,10 @@ def test_an_unknown_key_is_a_nit_with_the_nearest_known_one(tmp_path: Path) -> N
     assert "peers.fyle: unknown key; did you mean file?" in text
 
 
-def test_a_key_of_the_contract_that_this_version_does_not_act_on_is_said(tmp_path: Path) -> None:
-    (nit,) = load(tmp_path, GOOD + '[peers]\ntag = "web"\n').nits
-    assert "peers.tag" in nit
-    assert "not a source of peers in this version" in nit
+def test_the_peers_come_from_file_hosts_and_tag(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD + '[peers]\nfile = "peers"\nhosts = ["app[1-2]"]\ntag = "web"\n')
+    assert (config.peers.file, config.peers.hosts, config.peers.tag, config.nits) == ("peers", ("app[1-2]",), "web", ())
+    assert "peers.tag: expected `str | null`" in problems_of(tmp_path, GOOD + "[peers]\ntag = 7\n")[0]
 
 
 def test_a_token_never_goes_over_plain_http(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""The daemon's outside, built from the configuration that is in effect: edges, peers, memory, log."""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+import secrets
+import socket
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from do_failover import history
+from do_failover.cli.claiming import open_claims
+from do_failover.cli.story import hold_turn
+from do_failover.cli.wiring import RealLink, ask_for_droplets, is_on_link, make_api, make_ssh_settings, read_peers
+from do_failover.clock import RealClock
+from do_failover.config import expand_path
+from do_failover.daemon.keepalived import find_keepalived
+from do_failover.daemon.memory import Memory, load_memory, save_memory
+from do_failover.daemon.world import World
+from do_failover.discovery import locate_discovery, save_discovery
+from do_failover.do_metadata import read_identity
+from do_failover.errors import FailoverError
+from do_failover.report import make_log_line
+from do_failover.request import Edges
+from do_failover.ssh import ArmedPeers
+from do_failover.threads import run_in_thread
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncIterator, Callable
+
+    from do_failover.config import Config, FailoverConfig
+    from do_failover.do_api.client import DigitalOceanApi
+    from do_failover.model import FailoverReport, NotifyEvent, Peer
+
+_PEERS_EVERY_S = 2.0
+_DISCOVER_EVERY_S = 600.0
+_DISCOVER_AGAIN_S = 60.0
+
+
+class Outside:
+    """Everything that one daemon meets. It belongs to one event loop and is ended by `close`."""
+
+    def __init__(self, config: Config, log: logging.Logger, on_return: Callable[[Peer], None]) -> None:
+        """Nothing is connected yet. `on_return`: a peer can be reached again."""
+        self.config, self.log = config, log
+        self.clock = RealClock()
+        self.peers: tuple[Peer, ...] = ()
+        self.nits: tuple[str, ...] = ()
+        self._fingerprint: object = None
+        self._on_return = on_return
+        self._is_awake = True
+        self._apis: list[DigitalOceanApi] = []
+        self._keeping: set[asyncio.Task[None]] = set()
+        self.claims, warning = open_claims(config)
+        if warning is not None:
+            log.warning("warning: %s", warning)
+        self.armed = self._make_armed()
+        self.look_for_peers()
+
+    def _make_armed(self) -> ArmedPeers:
+        return ArmedPeers(make_ssh_settings(self.config.peers), on_armed=self._on_return, say=self.say)
+
+    def make_world(self) -> World:
+        """Return it as the daemon takes it."""
+        memory_path = Path(self.config.paths.run_dir) / "daemon.memory"
+        return World(
+            clock=self.clock,
+            node=socket.gethostname(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            make_edges=self.make_edges,
+            list_peers=lambda: self.peers,
+            take_turn=lambda entry, event, mandate: hold_turn(self.claims, entry, event, mandate, self.log),
+            find_keepalived=lambda: find_keepalived(Path(self.config.keepalived.pid_file)),
+            load_memory=lambda: load_memory(memory_path),
+            save_memory=lambda memory: self._save(memory_path, memory),
+            register=self._register,
+            keep=self._keep,
+            say=self.say,
+            make_run=lambda: (history.make_id(self.clock.wall(), secrets.token_bytes(4)), secrets.token_bytes(8)),
+        )
+
+    def make_edges(self, entry: FailoverConfig) -> Edges:
+        """Return the edges of one reserved IP: its own kept connection to the API, and the armed peers of all."""
+        api = make_api(self.config)
+        self._apis.append(api)
+        family = 6 if ":" in entry.reserved_ip else 4
+        return Edges(
+            clock=self.clock,
+            api=api,
+            read_identity=lambda: read_identity(self.config.digitalocean, family=family),
+            open_link=lambda: RealLink(entry.interface),
+            open_peers=self._open_peers,
+            is_on_link=lambda address: is_on_link(entry.interface, address),
+        )
+
+    @asynccontextmanager
+    async def _open_peers(self) -> AsyncIterator[ArmedPeers]:
+        yield self.armed  # they stay open
+
+    # -- peers
+
+    def look_for_peers(self) -> None:
+        """Read the list again when one of its files has changed."""
+        found = (self.config, *map(_stat, (self.config.peers.file, str(locate_discovery(self.config)))))
+        if found == self._fingerprint:
+            return
+        peers = read_peers(self.config)
+        for nit in peers.nits:
+            if nit not in self.nits:
+                self.log.warning("warning: %s", nit)
+        self._fingerprint, self.peers, self.nits = found, peers.peers, peers.nits
+        self.say(f"{len(self.peers)} peers" if self.peers else "no peers")
+        self.armed.set_peers(self.peers if self._is_awake else ())
+
+    def wake(self, *, is_awake: bool) -> None:
+        """Keep the peers armed only while this node could become MASTER."""
+        if is_awake != self._is_awake:
+            self._is_awake = is_awake
+            self.armed.set_peers(self.peers if is_awake else ())
+
+    async def follow_peers(self) -> None:
+        """Look for them now and then, for ever."""
+        while True:
+            await self.clock.sleep(_PEERS_EVERY_S)
+            self.look_for_peers()
+
+    async def follow_tag(self) -> None:
+        """Ask the API for the tagged Droplets now and then, for ever. An API that is down changes nothing."""
+        while True:
+            pause_s = _DISCOVER_EVERY_S
+            try:
+                if self.config.peers.tag is not None:
+                    await self._discover()
+            except FailoverError as error:
+                self.say(f"the Droplets of the tag could not be listed, so the last list stays: {error.message}")
+                pause_s = _DISCOVER_AGAIN_S
+            await self.clock.sleep(pause_s)
+
+    async def _discover(self) -> None:
+        found, path = await ask_for_droplets(self.config), locate_discovery(self.config)
+        await run_in_thread(lambda: save_discovery(path, found))
+
+    def show_peers(self) -> list[dict[str, Any]]:
+        """Return who is armed, for `peers` and `status`."""
+        return [
+            {"host": row.host, "armed": row.is_armed, "since_s": row.since_s, "attempts": row.attempts, "error": row.error}
+            for row in self.armed.show()
+        ]
+
+    # -- what it writes
+
+    def say(self, sentence: str) -> None:
+        """Log one sentence."""
+        self.log.info("%s", sentence)
+
+    def _keep(self, report: FailoverReport) -> None:
+        self.say(make_log_line(report))
+        task = asyncio.create_task(self._append(report))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _append(self, report: FailoverReport) -> None:
+        directory = Path(self.config.paths.history_dir)
+        try:
+            await run_in_thread(lambda: history.append_record(directory, report))  # it waits for the disk
+        except FailoverError as error:
+            self.log.warning("warning: this failover is not in the history: %s", error.message)
+
+    def _save(self, path: Path, memory: Memory) -> None:
+        try:
+            save_memory(path, memory)
+        except OSError as error:
+            self.log.warning("warning: %s: %s; after a restart this daemon will wait for the next event", path, error.strerror)
+
+    def _register(self, event: NotifyEvent, entry: FailoverConfig) -> None:
+        if self.claims is None:
+            return
+        self.claims.renew_order()
+        try:
+            self.claims.enter(event, (entry.reserved_ip,))
+        except FailoverError as error:
+            self.log.warning("warning: %s", error.message)
+
+    # -- its life
+
+    async def change(self, config: Config) -> None:
+        """Take another configuration; the peers are connected to anew where SSH's settings changed."""
+        before, self.config = self.config, config
+        if make_ssh_settings(before.peers) != make_ssh_settings(config.peers):
+            await self.armed.close()
+            self.armed = self._make_armed()
+            self._fingerprint = None
+        self.look_for_peers()
+
+    def find_uids(self) -> set[int]:
+        """Return who may ask the daemon, beside its own user: root, and the user of keepalived's scripts."""
+        uids = {0}
+        with suppress(KeyError):
+            uids.add(pwd.getpwnam(self.config.keepalived.script_user).pw_uid)
+        return uids
+
+    async def close(self) -> None:
+        """Close the connections, and wait for what is still being written."""
+        if self._keeping:
+            await asyncio.wait(set(self._keeping), timeout=2.0)
+        await self.armed.close()
+        for api in self._apis:
+            api.close()
+
+
+def _stat(name: str | None) -> tuple[int, int, int] | None:
+    if name is None:
+        return None
+    try:
+        found = expand_path(name).stat()
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -1,0 +1,201 @@
+"""Hears for all reserved IPs and tells their keepers: the FIFO's lines, keepalived's end, a person's orders, reload and stop.
+
+    keepalived's own line       counts; from then on this keepalived's scripts are not listened to for that name
+    a script's line             counts while keepalived writes no lines itself, and only when no younger script was heard
+    the process of keepalived   gone, or another one: counts as STOP of everything (a crash sends nothing)
+    a pipe that was full        lines were lost, so nothing is trusted until something new is heard
+
+What piled up is coalesced to the newest event of each name (I3): older ones would only be superseded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from do_failover.daemon.keeper import Keeper
+from do_failover.daemon.lines import Heard, LineReader
+from do_failover.daemon.memory import Memory
+from do_failover.errors import ConfigError
+from do_failover.heal import cancel_all
+from do_failover.model import NotifyEvent, NotifyType, VrrpState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from do_failover.config import FailoverConfig
+    from do_failover.daemon.memory import Process
+    from do_failover.daemon.orders import Order
+    from do_failover.daemon.world import World
+    from do_failover.mandate import Mandate
+    from do_failover.model import FailoverReport, Peer
+
+Name = tuple[NotifyType, str]
+_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
+_END_S = 12.0  # what was sent is followed for 10 s at most
+
+
+class Daemon:
+    """One daemon; `feed`, `note_keepalived` and `forget_all` may be called at any time from its loop."""
+
+    def __init__(self, entries: tuple[FailoverConfig, ...], world: World) -> None:
+        """Take up what is remembered and still counts."""
+        self.world = world
+        self.keepalived = world.find_keepalived()
+        self.keepers: dict[str, Keeper] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._lines = LineReader()
+        self._speaks_itself: set[Name] = set()
+        self._last_script: dict[Name, tuple[int, int]] = {}
+        self._unknown: set[Name] = set()
+        self._ended = asyncio.Event()
+        kept = world.load_memory().recall(world.boot_id, self.keepalived)
+        for entry in entries:
+            self.keepers[entry.reserved_ip] = Keeper(entry, world, kept.get(entry.reserved_ip), self.remember)
+
+    # -- what is heard
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read from the FIFO. It only notes: the work is done elsewhere."""
+        self.note_keepalived(self.world.find_keepalived(), is_sure=False)
+        heard, complaints = self._lines.feed(data)
+        for complaint in complaints:
+            self.world.say(complaint)
+        for event in self._coalesce(heard):
+            self._pass_on(event)
+        self.remember()
+
+    def _coalesce(self, heard: list[Heard]) -> list[NotifyEvent]:
+        """Return each name's newest event, and the lower priority that was heard after it."""
+        newest: dict[Name, list[NotifyEvent]] = {}
+        for item in heard:
+            event = item.event
+            name = (event.type, event.name)
+            if event.state in _PRIORITIES or not self._counts(item, name):
+                continue
+            if event.state is VrrpState.MASTER_RX_LOWER_PRI:
+                newest[name] = [*[old for old in newest.get(name, []) if old.state is not event.state], event]
+            else:
+                newest[name] = [event]
+        return [event for events in newest.values() for event in events]
+
+    def _counts(self, item: Heard, name: Name) -> bool:
+        if item.script is None:
+            self._speaks_itself.add(name)
+            return True
+        if name in self._speaks_itself or item.script <= self._last_script.get(name, (0, 0)):
+            return False  # it comes twice, or late
+        self._last_script[name] = item.script
+        return True
+
+    def _pass_on(self, event: NotifyEvent) -> None:
+        found = [keeper for keeper in self.keepers.values() if _is_for(event, keeper.entry)]
+        if not found and (event.type, event.name) not in self._unknown:
+            self._unknown.add((event.type, event.name))
+            self.world.say(f"{event.type} {event.name!r} decides over no reserved IP of the configuration: its events are ignored")
+        for keeper in found:
+            keeper.hear(event)
+            self.world.register(event, keeper.entry)
+
+    def note_keepalived(self, process: Process | None, *, is_sure: bool = True) -> None:
+        """Take which keepalived runs now. Its end counts as STOP, and so does another one in its place.
+
+        `is_sure` is false for a look that may have come too early: then no process is no news.
+        """
+        before = self.keepalived
+        if (process == before and process is not None) or (process is None and not is_sure):
+            return
+        self.keepalived = process
+        self._speaks_itself.clear()
+        if before is not None or process is None:
+            who = f"keepalived (process {before[1]})" if before is not None else "keepalived"
+            for keeper in self.keepers.values():
+                self._stop_keeper(keeper, f"{who} has ended, which counts as STOP")
+        self.remember()
+
+    def _stop_keeper(self, keeper: Keeper, why: str) -> None:
+        if keeper.standing.claim in {None, VrrpState.STOP, VrrpState.DELETED}:
+            return
+        kind = NotifyType.INSTANCE if keeper.entry.instance is not None else NotifyType.GROUP
+        event = NotifyEvent(kind, keeper.entry.vrrp_name or "", VrrpState.STOP)
+        self.world.say(f"{keeper.entry.reserved_ip}: {why}")
+        keeper.hear(event, why)
+        self.world.register(event, keeper.entry)
+
+    def forget_all(self, why: str) -> None:
+        """Trust nothing that was heard: the newest line that came may not be the last that was written."""
+        self.world.say(f"{why}; observing until keepalived says something new")
+        for keeper in self.keepers.values():
+            keeper.forget_claim(why)
+        self.remember()
+
+    def note_return(self, peer: Peer) -> None:
+        """Note that a peer can be reached again."""
+        for keeper in self.keepers.values():
+            keeper.note_return(peer)
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Live until `end`; what runs then has its right ended and is followed for a bounded time."""
+        self._start()
+        try:
+            await self._ended.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    while any(keeper.is_acting for keeper in self.keepers.values()):
+                        await self.world.clock.sleep(0.05)
+        finally:
+            await cancel_all(self._lives.values())
+
+    def end(self, why: str) -> None:
+        """Begin the end: nothing new is started, and what is unfinished stays in memory for the next process."""
+        for keeper in self.keepers.values():
+            keeper.end(why)
+        self.remember()
+        self._ended.set()
+
+    async def reload(self, entries: tuple[FailoverConfig, ...], *, is_all: bool = False) -> None:
+        """Take another configuration: reserved IPs that are new, changed or gone. What is unchanged goes on undisturbed.
+
+        `is_all`: what all of them share has changed too (the API's address, the token's place).
+        """
+        wanted = {entry.reserved_ip: entry for entry in entries}
+        kept = Memory(kept={ip: keeper.standing.remember() for ip, keeper in self.keepers.items()}).kept
+        claims = {(keeper.entry.instance, keeper.entry.group): keeper.standing for keeper in self.keepers.values()}
+        for ip, keeper in list(self.keepers.items()):
+            if is_all or wanted.get(ip) != keeper.entry:
+                keeper.end("the configuration was changed")
+                await cancel_all([self._lives.pop(ip)])
+                del self.keepers[ip]
+        for ip, entry in wanted.items():
+            if ip not in self.keepers:
+                self.keepers[ip] = Keeper(entry, self.world, kept.get(ip), self.remember)
+                known = claims.get((entry.instance, entry.group))
+                if ip not in kept and known is not None and known.event is not None:
+                    self.keepers[ip].hear(known.event)
+        self._start()
+        self.remember()
+
+    def _start(self) -> None:
+        for ip, keeper in self.keepers.items():
+            if ip not in self._lives:
+                self._lives[ip] = asyncio.create_task(keeper.live(), name=f"keeper of {ip}")
+
+    async def obey(self, order: Order, mandate: Mandate, observe: Callable[..., None]) -> FailoverReport:
+        """Do what a person asks. Raises ConfigError for a reserved IP that is not ours, TemporaryError when busy."""
+        keeper = self.keepers.get(order.reserved_ip)
+        if keeper is None:
+            msg = f"the daemon keeps no reserved IP {order.reserved_ip}; it has: {', '.join(self.keepers)}; was it told to reload?"
+            raise ConfigError(msg)
+        return await keeper.obey(order, mandate, observe)
+
+    def remember(self) -> None:
+        """Save what the next process has to know."""
+        kept = {ip: keeper.standing.remember() for ip, keeper in self.keepers.items()}
+        self.world.save_memory(Memory(self.world.boot_id, self.keepalived, kept))
+
+
+def _is_for(event: NotifyEvent, entry: FailoverConfig) -> bool:
+    return event.name == (entry.instance if event.type is NotifyType.INSTANCE else entry.group)

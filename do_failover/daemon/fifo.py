@@ -1,0 +1,82 @@
+"""The notify FIFO on disk: opened for life, read as soon as anything comes.
+
+Guarantees: opened for reading and writing, so it never ends while keepalived restarts; when somebody
+replaced the file (keepalived recreates a FIFO that it made itself, on reload), the old one is read to its
+end and the new one opened. A pipe that is found nearly full is reported: keepalived drops the newest
+lines of a full pipe without a word (facts.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from do_failover.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_CHUNK = 1 << 16
+_LINE_MOST = 4096  # a pipe with less room than this may have refused a line
+
+
+class NotifyFifo:
+    """One FIFO. `feed` gets what was read, `on_loss` a sentence when lines may have been dropped."""
+
+    def __init__(self, path: Path, feed: Callable[[bytes], None], on_loss: Callable[[str], None]) -> None:
+        """Open it, and make it first (0660) where it is not there. Raises ConfigError."""
+        self._path, self._feed, self._on_loss = path, feed, on_loss
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            if not self._path.exists():
+                os.mkfifo(self._path)
+                self._path.chmod(0o660)
+            if not stat.S_ISFIFO(self._path.stat().st_mode):
+                msg = f"{self._path} is no FIFO: keepalived's notifies can't come through it; remove it, or correct keepalived.fifo"
+                raise ConfigError(msg)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            msg = f"{self._path}: {error.strerror}: keepalived's notifies can't be read; check its directory and owner (keepalived.fifo)"
+            raise ConfigError(msg) from None
+        self._inode = os.fstat(self._fd).st_ino
+        self._capacity = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+
+    def start(self) -> None:
+        """Read from now on, in the running loop."""
+        asyncio.get_running_loop().add_reader(self._fd, self.read)
+
+    def read(self) -> None:
+        """Take all that is there now."""
+        taken = 0
+        while taken <= self._capacity:
+            try:
+                data = os.read(self._fd, _CHUNK)
+            except BlockingIOError:
+                break
+            taken += len(data)
+            self._feed(data)
+        if taken > self._capacity - _LINE_MOST:
+            self._on_loss(f"the notify FIFO {self._path} was full ({taken} octets): keepalived's newest lines may have been dropped")
+
+    def follow(self) -> None:
+        """Look whether the file was replaced, and read the new one then. Raises ConfigError when there is none to be had."""
+        try:
+            if self._path.stat().st_ino == self._inode:
+                return
+        except OSError:
+            pass  # gone: it is made again
+        self.read()
+        self.close()
+        self._open()
+        self.start()
+
+    def close(self) -> None:
+        """Read no more."""
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)

@@ -1,0 +1,79 @@
+"""Which keepalived runs, by its pid file, and the moment at which it ends: a crash sends nothing on the FIFO.
+
+Guarantees: a process is its pid and its start time; a pid that was used again, and a zombie, are not it.
+Its end is known at once (pidfd), a new one within a second. Not guaranteed: anything without a pid file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from do_failover.clock import Clock
+    from do_failover.daemon.memory import Process
+
+_EVERY_S = 1.0
+_STATE, _START_TICKS = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command's closing parenthesis
+
+
+def find_keepalived(pid_file: Path) -> Process | None:
+    """Return the running process that the pid file names."""
+    try:
+        pid = int(pid_file.read_text())
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[_STATE] in {"Z", "X"} else (int(fields[_START_TICKS]), pid)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class KeepalivedWatch:
+    """Follows the process that the pid file names. `note` gets each change: a process, or None when it ended."""
+
+    def __init__(self, pid_file: Path, clock: Clock, note: Callable[[Process | None], None]) -> None:
+        """Nothing is opened yet."""
+        self._pid_file, self._clock, self._note = pid_file, clock, note
+        self._process: Process | None = None
+        self._is_first = True
+        self._pidfd = -1
+
+    async def run(self) -> None:
+        """Follow it for ever."""
+        try:
+            while True:
+                self._look()
+                await self._clock.sleep(_EVERY_S)
+        finally:
+            self._let_go()
+
+    def _look(self) -> None:
+        found, is_first = find_keepalived(self._pid_file), self._is_first
+        self._is_first = False
+        # At first a pid file whose process is dead is news too: what it wrote may still lie in the FIFO.
+        if found == self._process and not (is_first and self._pid_file.exists()):
+            return
+        self._let_go()
+        self._process = found
+        if found is not None:
+            try:
+                self._pidfd = os.pidfd_open(found[1])
+            except OSError:  # it ended just now, or this kernel has no pidfd: the next look tells
+                self._pidfd = -1
+            else:
+                asyncio.get_running_loop().add_reader(self._pidfd, self._note_end)
+        self._note(found)
+
+    def _note_end(self) -> None:
+        self._let_go()
+        self._process = None
+        self._note(None)
+
+    def _let_go(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1

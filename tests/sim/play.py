@@ -1,0 +1,99 @@
+"""One seed is one history: start, disturbances, and then rest; the law is kept all along."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tests.sim.loop import BusyError, run_in_virtual_time
+from tests.sim.plan import Trouble
+from tests.sim.region import Region
+from tests.sim.rest import find_unrest
+
+_REST_MOST_S = 240.0
+_STAYS_S = 6.0
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a seed. Small: it comes from another process."""
+
+    seed: int
+    broken: tuple[str, str] | None
+    rests_on: str
+    digest: str
+    history: str = ""
+
+
+def play(seed: int) -> Played:
+    """Run one history. The same seed gives the same one, byte for byte."""
+    kept = random.getstate()
+    random.seed(seed)  # backoffs of the product that nobody hands in draw from the module's own generator
+    region = Region(random.Random(seed))
+    try:
+        run_in_virtual_time(_tell(region))
+    except BusyError as error:
+        region.law.broken = ("BUSY", str(error))
+    finally:
+        random.setstate(kept)
+    law, trace = region.law, region.trace
+    return Played(seed, law.broken, law.rests_on, trace.digest(), trace.write() if law.broken else "")
+
+
+async def _tell(region: Region) -> None:
+    rng, loop = region.rng, asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: region.law.blame("HARNESS", f"{context['message']}: {context.get('exception')!r}"))
+    for node in region.nodes.values():
+        loop.call_later(2.0 * rng.random(), node.start_keepalived)
+        loop.call_later(2.0 * rng.random(), node.start_daemon)
+    await _disturb(region)
+    await _rest(region)
+    for node in region.nodes.values():
+        node.kill_daemon()
+    for _ in range(200):
+        if len(asyncio.all_tasks()) == 1:
+            break
+        await asyncio.sleep(0)
+    else:
+        region.law.blame("HARNESS", f"tasks are left behind: {asyncio.all_tasks()}")
+
+
+async def _disturb(region: Region) -> None:
+    loop, span_s = asyncio.get_running_loop(), region.rng.choice((5.0, 15.0, 40.0))
+    began = loop.time()
+    for at, trouble in Trouble(region).draw(span_s):
+        if await _is_stopped(region, began + at - loop.time()):
+            return
+        trouble()
+    await _is_stopped(region, began + span_s - loop.time())
+
+
+async def _is_stopped(region: Region, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await region.law.stop.wait()
+    return region.law.broken is not None
+
+
+async def _rest(region: Region) -> None:
+    """Wait until everything is at rest, and stays so."""
+    loop, law = asyncio.get_running_loop(), region.law
+    limit, since, unrest = loop.time() + _REST_MOST_S, loop.time(), None
+    while law.broken is None:
+        for node in region.nodes.values():
+            if not node.is_off and loop.time() > limit - _REST_MOST_S + 25.0:
+                node.traps.clear()
+                node.start_keepalived()
+                node.start_daemon()
+        unrest = find_unrest(region)
+        if unrest is not None:
+            since = loop.time()
+        elif loop.time() - since > _STAYS_S:
+            region.trace.add("rest", law.rests_on)
+            return
+        if loop.time() > limit:
+            region.law.blame(*unrest) if unrest is not None else region.law.blame("I1", "it never stayed so")
+            return
+        await _is_stopped(region, 1.0)
