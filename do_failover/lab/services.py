@@ -107,6 +107,7 @@ class Services:
         def hear() -> None:
             data = os.read(output.fileno(), 65536)
             if not data:
+                self.vrrp_state.pop(node.host.name, None)
                 loop.remove_reader(output.fileno())
                 output.close()
                 log.close()

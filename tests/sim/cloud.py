@@ -37,7 +37,7 @@ class Deed:
     """One action, and what is to become of it."""
 
     id: int
-    by: str  # a node's name, or "person"
+    by: str  # a node's name, "person", or "person at" a node
     target: int | None
     posted_at: float
     status: ActionStatus = ActionStatus.IN_PROGRESS
@@ -72,6 +72,7 @@ class Cloud:
     deeds: list[Deed] = field(default_factory=list)
     locked_by: Deed | None = None
     pending: int = 0  # effects and requests that are still to come
+    troubled_at: float = -1.0  # when it was not well last
     lies: set[int] = field(default_factory=set)  # Droplets whose metadata says the opposite
     seen: dict[int, bool] = field(default_factory=dict)  # what each Droplet's metadata says
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from do_failover.errors import FailoverError, RefusedError, TemporaryError
 from do_failover.model import Action, Droplet, Refusal, ReservedIp
 from tests.sim.cloud import IP
+from tests.sim.law import IS_MANUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,8 @@ class Door:
         self.cloud.law.note_post(self.node, self.incarnation, droplet_id)
         self.cloud.trace.add(self.node.name, f"POST assign to Droplet {droplet_id}")
         self.node.trip("POST")
-        return await self._call(timeout_s, lambda: self._assign(droplet_id), is_post=True)
+        by = f"person at {self.node.name}" if IS_MANUAL.get() else self.node.name
+        return await self._call(timeout_s, lambda: self._assign(by, droplet_id), is_post=True)
 
     def count_calls(self) -> int:
         return self.calls
@@ -72,11 +74,11 @@ class Door:
 
     # -- the transport
 
-    def _assign(self, target: int) -> Action:
+    def _assign(self, by: str, target: int) -> Action:
         if self.cloud.locked_by is not None or self.cloud.owner == target:
             msg = f"POST answered 422: the reserved IP {'has a pending event' if self.cloud.locked_by else 'is there already'}"
             raise TemporaryError(msg, kind="unprocessable")
-        return Action(self.cloud.begin(self.node.name, target).id, self.cloud.locked_by.status)  # type: ignore[union-attr]
+        return Action(self.cloud.begin(by, target).id, self.cloud.locked_by.status)  # type: ignore[union-attr]
 
     async def _call(self, timeout_s: float, act: Callable[[], Any], *, is_post: bool = False) -> Any:
         """Send a request: it arrives, or not; the answer comes, or not; the caller waits `timeout_s` at most."""
@@ -90,7 +92,8 @@ class Door:
         if rng.random() < mood.slow:
             there += 12.0 * rng.random()
         if not is_dark and rng.random() >= mood.lost:
-            self.cloud.later(there, self._arrive, act, answer, is_post)
+            call_later = self.cloud.later if is_post else loop.call_later  # what may have an effect is waited for
+            call_later(there, self._arrive, act, answer, is_post)
         timeout_s = max(_LEAST_S, timeout_s)
         timer = loop.call_later(timeout_s, _give, answer, _time_out(is_post=is_post))
         try:

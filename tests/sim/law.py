@@ -221,8 +221,15 @@ class Law:
                 told.loss = told.moved_away_at = None
             elif before == number:
                 told.loss = deed
-                if deed.by == "person" and self._is_known_owner(number) and deed.target not in self.told:
+                if self._shows_a_person(deed, number) and self._is_known_owner(number):
                     told.moved_away_at = self.now()
+
+    def _shows_a_person(self, deed: Deed, number: int) -> bool:
+        """Whether a node can tell that this was a person: asked through it, unassigned, or moved to none of the pair."""
+        node = self.region.nodes[number] if self.region is not None else None
+        if node is None or not deed.by.startswith("person") or self.told[number].vrrp_at > deed.posted_at:
+            return False
+        return deed.by == f"person at {node.name}" or deed.target is None or (deed.target not in self.told and bool(node.entry.routers))
 
     def _is_known_owner(self, number: int) -> bool:
         daemon = self.region.nodes[number].daemon if self.region is not None else None
@@ -233,10 +240,10 @@ class Law:
     def note_report(self, node: Node, report: FailoverReport) -> None:
         """I7: rows of peers that could be reached all the time."""
         verify = next((stage for stage in report.stages if stage.name == "verify"), None)
-        if report.error is not None or verify is None or report.owner_after != node.number or self.region is None:
+        if report.error is not None or any("deadline passed" in warning for warning in report.warnings) or verify is None or report.owner_after != node.number or self.region is None:
             return
-        began = self.now() - (verify.end_s - verify.start_s) - GRACE_S
-        if self.landed_at > began or node.troubled_at > began:
+        began = self.now() - (verify.end_s - report.stages[0].start_s) - GRACE_S
+        if self.landed_at > self.now() - (verify.end_s - verify.start_s) - GRACE_S or node.troubled_at > began:
             return
         for row in report.peers:
             host = self.region.fleet.hosts[row.host]

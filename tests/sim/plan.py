@@ -191,13 +191,14 @@ class Trouble:
             is_down=rng.random() < 0.15,
         )
         self.region.trace.add("API", f"behaves otherwise: {mood}")
-        self.region.cloud.mood = mood
+        self.region.cloud.mood, self.region.cloud.troubled_at = mood, 1e9
         self._later(1.0, 20.0, self._calm, mood)
 
     def _calm(self, mood: Mood) -> None:
         if self.region.cloud.mood is mood:
             self.region.trace.add("API", "is well again")
             self.region.cloud.mood = Mood()
+            self.region.cloud.troubled_at = asyncio.get_running_loop().time() + 10.0  # calls that were lost wait so long
 
     def move(self) -> None:
         """Let a person move or unassign the IP in the control panel."""

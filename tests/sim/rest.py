@@ -49,10 +49,12 @@ def find_excuse(region: Region, master: Node) -> str | None:
     if region.cloud.owner is not None and not _is_well(region, region.cloud.owner):
         return None
     (keeper,) = daemon.keepers.values()
-    if last.by == "person":
+    if last.by.startswith("person"):
         return f"a person's move ({last.target}), and no VRRP event since"
-    if region.cloud.owner in region.nodes and _may_take_back(keeper.standing.contest.losses, keeper.standing.settles_at, last.landed_at, master):
-        return None
+    settled_at = keeper.standing.settles_at + master.booted_at
+    is_seen_in_time = last.landed_at < settled_at - 5.0 and max(region.cloud.troubled_at, master.troubled_at) < last.landed_at
+    if keeper.standing.contest.losses == 0 and is_seen_in_time:
+        return None  # lost while settling
     if last.by == master.name:
         return None
     ours = keeper.standing.contest.last_action_id
@@ -64,7 +66,3 @@ def find_excuse(region: Region, master: Node) -> str | None:
 def _is_well(region: Region, owner: int) -> bool:
     droplet = region.cloud.droplets[owner]
     return droplet.status == "active" and droplet.answers
-
-
-def _may_take_back(losses: int, settles_at: float, landed_at: float, master: Node) -> bool:
-    return losses == 0 and landed_at - master.booted_at < settles_at - 5.0

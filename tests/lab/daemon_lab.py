@@ -1,0 +1,111 @@
+"""A standing lab with do-failover's daemon on both load balancers, brought to rest between stories."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from do_failover.lab.errors import LabError
+from do_failover.lab.handle import LabHandle, LabState
+
+BALANCERS = ("lb1", "lb2")
+DROPLET = {"lb1": 1, "lb2": 2, "spare": 2001}
+PROGRAM = "/run/lab/do-failover"
+ACTION_S = 0.3
+Status = dict[str, Any]
+
+
+def find_master(state: LabState) -> str | None:
+    """Name the one MASTER; None while there is none, or more than one."""
+    masters = [name for name in BALANCERS if state.vrrp.get(name) == "MASTER"]
+    return masters[0] if len(masters) == 1 else None
+
+
+def other_of(name: str) -> str:
+    return "lb2" if name == "lb1" else "lb1"
+
+
+async def find_unrest(lab: LabHandle) -> str | None:
+    """Say what is not as it should be at rest; None when the owner is the MASTER, and everybody reaches it."""
+    state = await lab.state()
+    master = find_master(state)
+    if master is None or state.vrrp.get(other_of(master)) != "BACKUP":
+        return f"VRRP: {state.vrrp}"
+    if state.owner != master:
+        return f"VRRP says {master}, the API says {state.owner}"
+    if away := {name for name, answer in state.answers.items() if answer != master}:
+        return f"not answered by {master}: {sorted(away)}"
+    for name in BALANCERS:
+        status = await lab.daemon(name)
+        if status is None:
+            return f"{name}'s daemon does not answer"
+        (keeper,) = status["failovers"]
+        if keeper["claim"] != state.vrrp[name] or not keeper["is_served"] or keeper["is_acting"]:
+            return f"{name}'s daemon: {keeper}"
+        if late := [peer for peer in status["peers"] if not peer["armed"]]:
+            return f"{name} has not armed: {late}"
+    return None
+
+
+async def come_to_rest(lab: LabHandle, *, limit_s: float = 30.0) -> str:
+    """Wait until there is no unrest; return the MASTER's name."""
+    unrest = await poll(lambda: find_unrest(lab), lambda found: found is None, "no rest", limit_s=limit_s)
+    assert unrest is None
+    master = find_master(await lab.state())
+    assert master is not None
+    return master
+
+
+async def mend(lab: LabHandle, peers: int) -> str:
+    """Undo what a story left behind, and come to rest; return the MASTER's name."""
+    await lab.heal()
+    await lab.set_action_time(ACTION_S)
+    for name in BALANCERS:
+        for service in ("daemon", "haproxy", "keepalived"):
+            await start_if_down(lab, name, service)
+    for number in range(1, peers + 1):
+        await start_if_down(lab, f"app{number}", "sshd")
+    return await come_to_rest(lab)
+
+
+async def start_if_down(lab: LabHandle, node: str, service: str) -> None:
+    with contextlib.suppress(LabError):  # it runs already
+        await lab.start(node, service)
+
+
+async def poll(read: Callable[[], Any], is_true: Callable[[Any], bool], complaint: str, *, limit_s: float = 15.0) -> Any:
+    """Read until it is as wanted, and return it."""
+    import asyncio
+    import time
+
+    end = time.monotonic() + limit_s
+    while not is_true(found := await read()):
+        assert time.monotonic() < end, f"{complaint} within {limit_s:g} s: {found}"
+        await asyncio.sleep(0.03)
+    return found
+
+
+async def wait_for_keeper(lab: LabHandle, node: str, is_true: Callable[[Status], bool], complaint: str, *, limit_s: float = 15.0) -> Status:
+    """Wait until the daemon's view of the reserved IP is as wanted."""
+
+    async def read() -> Status:
+        status = await lab.daemon(node)
+        return status["failovers"][0] if status is not None else {}
+
+    found: Status = await poll(read, lambda keeper: bool(keeper) and is_true(keeper), f"{node}: {complaint}", limit_s=limit_s)
+    return found
+
+
+async def acts(lab: LabHandle, node: str) -> list[dict[str, Any]]:
+    """Return the node's reports, without those of events that ask for nothing."""
+    return [report for report in await lab.reports(node) if report["decision"] != "ignore"]
+
+
+async def posts(lab: LabHandle) -> list[str | None]:
+    """Name who sent each assign so far."""
+    return [request["node"] for request in (await lab.state()).requests if request["method"] == "POST"]
+
+
+async def run_here(lab: LabHandle, node: str, script: str) -> str:
+    return (await lab.run(node, "sh", "-c", script)).strip()
