@@ -33,6 +33,7 @@
       config        TOML -> frozen Config; reports all problems at once
       token         where the API token comes from; peerlist: the fan-out list
       codec         the JSON of a report
+      ownership     what root writes belongs to the directory's owner
       clock, mandate  time, and the right to act, as parameters
       model, errors   frozen dataclasses and enums; the error tree
     lab/            the rehearsal region; the runtime never imports it

@@ -29,6 +29,7 @@ import msgspec
 
 from do_failover.errors import TemporaryError
 from do_failover.model import NotifyEvent, VrrpState
+from do_failover.ownership import give_to_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,7 +254,9 @@ class Claims:
 
     def _open(self, path: Path) -> IO[bytes]:
         try:
-            return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+b")
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            give_to_owner(file, self._dir)
+            return os.fdopen(file, "r+b")
         except OSError as error:
             raise _explain(path, error) from None
 
@@ -261,7 +264,9 @@ class Claims:
         path = self._dir / name
         temporary = path.with_suffix(f".{self._order.pid}.tmp")
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                give_to_owner(file.fileno(), self._dir)
+                file.write(data)
             temporary.replace(path)
         except OSError as error:
             raise _explain(path, error) from None

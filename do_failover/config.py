@@ -55,7 +55,7 @@ class FailoverConfig:
     deadline_s: float = 60.0
     routers: tuple[Router, ...] = ()
     refresh_s: float = 120.0
-    settle_s: float = 15.0
+    settle_s: float = 30.0
     guard_s: float = 30.0
     cool_off_s: float = 60.0
     garp_repeat: int = 3

@@ -11,20 +11,23 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from do_failover.errors import TemporaryError
+from do_failover.ownership import give_to_owner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "daemon.lock"
 _POLL_S = 0.05
+_PROBE_S = 0.3  # a script that looks whether a daemon lives holds the lock for a moment
 
 
-def take_lock(run_dir: Path, *, patience_s: float = 0.0) -> IO[bytes]:
+def take_lock(run_dir: Path, *, patience_s: float = _PROBE_S) -> IO[bytes]:
     """Take the lock for life. Raises TemporaryError (kind "daemon_runs") when another daemon has it for longer than that."""
     path = run_dir / NAME
     try:
         run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+b")
+        give_to_owner(file.fileno(), run_dir)
     except OSError as error:
         msg = f"{path}: {error.strerror}; without it two daemons could act at once; check paths.run_dir and its owner"
         raise TemporaryError(msg, kind="daemon_lock") from None

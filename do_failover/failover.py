@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CONFIRM_S = 5.0
 _HINT_EVERY_S = 0.2
+_LOOK_AFTER_S = 0.01
 
 
 async def run_failover(request: Request, edges: Edges, mandate: Mandate, observe: Callable[..., None]) -> FailoverReport:
@@ -167,9 +168,13 @@ class _Story:
         # A public address is known beforehand only when the IP comes to this Droplet.
         public = self.public if self.target == self.identity.droplet_id else None
         self.shell = await stack.enter_async_context(self.edges.open_peers())
-        looking = {peer: asyncio.create_task(refresh.look_at_peer(self.shell, peer, public, self.address)) for peer in self.request.peers}
+        looking = {peer: asyncio.create_task(self._look_at(peer, public)) for peer in self.request.peers}
         stack.push_async_callback(cancel_all, looking.values())
         self.looks = looking
+
+    async def _look_at(self, peer: Peer, public: str | None) -> refresh.PeerView:
+        await self.edges.clock.sleep(_LOOK_AFTER_S)  # the first request to the API leaves before a thousand peers want the processor
+        return await refresh.look_at_peer(self.shell, peer, public, self.address)
 
     async def assign(self) -> ReservedIp:
         """Make the target the owner; or, for a single step, only make sure that this Droplet is."""

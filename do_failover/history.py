@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from do_failover.model import FailoverReport
+from do_failover.ownership import give_to_owner
 
 KEEP = 1000
 _MODE = 0o640
@@ -166,6 +167,7 @@ def _write(place: int, name: str, data: bytes) -> None:
     try:
         with os.fdopen(file, "wb") as stream:
             os.fchmod(stream.fileno(), _MODE)  # whatever the umask says
+            give_to_owner(file, place)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

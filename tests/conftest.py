@@ -21,6 +21,8 @@ CAN_LAB = sys.platform == "linux" and os.geteuid() == 0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long form of the slow suites: every fault in the lab")
+    parser.addoption("--seeds", type=int, default=2000, help="how many histories the simulation plays (tests/sim)")
+    parser.addoption("--seed", type=int, default=None, help="play this one history and print it (tests/sim)")
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -51,9 +51,13 @@ def daemon(context: click.Context, fifo: str | None, config_path: str | None, ou
     for nit in nits:
         log.warning("warning: %s", nit)
     os.umask(0o027)  # keepalived's scripts inherit its umask of 0177
-    with take_lock(Path(config.paths.run_dir), patience_s=_LOCK_PATIENCE_S if fifo else 0.0):
-        path = Path(fifo or config.keepalived.fifo)
-        exit_code = asyncio.run(_live(config, find_config_path(context, config_path), path, log, drains=fifo is not None))
+    run_dir = Path(config.paths.run_dir)
+    # A script that finds the lock taken relies on its line being kept: the FIFO is held before the lock, and until after it.
+    with (
+        closing(_open_fifo(run_dir, Path(fifo or config.keepalived.fifo))) as opened,
+        take_lock(run_dir, patience_s=_LOCK_PATIENCE_S) if fifo else take_lock(run_dir) as lock,
+    ):
+        exit_code = asyncio.run(_live(config, find_config_path(context, config_path), opened, log, lock, drains=fifo is not None))
     if output == "json":
         import msgspec
 
@@ -61,11 +65,21 @@ def daemon(context: click.Context, fifo: str | None, config_path: str | None, ou
     return exit_code
 
 
-async def _live(config: Config, config_path: Path, fifo_path: Path, log: logging.Logger, *, drains: bool) -> int:
+def _open_fifo(run_dir: Path, path: Path) -> NotifyFifo:
+    from do_failover.daemon.fifo import NotifyFifo
+
+    if path.parent == run_dir:
+        with suppress(OSError):  # whoever needs it says what is wrong with it
+            run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    return NotifyFifo(path)
+
+
+async def _live(  # the parts in the order of their making
+    config: Config, config_path: Path, fifo: NotifyFifo, log: logging.Logger, lock: IO[bytes], *, drains: bool
+) -> int:
     """Build everything, live, and take it down again."""
     from do_failover.cli.resident import Outside
     from do_failover.daemon.daemon import Daemon
-    from do_failover.daemon.fifo import NotifyFifo
     from do_failover.daemon.keepalived import KeepalivedWatch
     from do_failover.daemon.local_socket import LocalSocket
     from do_failover.daemon.notice import Notice
@@ -76,15 +90,17 @@ async def _live(config: Config, config_path: Path, fifo_path: Path, log: logging
         world = outside.make_world()
         resident = Daemon(config.failover, world)
         service = _Service(resident, outside, config_path, Notice(os.environ), drains=drains)
-        fifo = NotifyFifo(fifo_path, resident.feed, resident.forget_all)
-        stack.callback(fifo.close)
         watch = KeepalivedWatch(Path(config.keepalived.pid_file), world.clock, resident.note_keepalived)
         door = LocalSocket(Path(config.paths.run_dir) / SOCKET, {os.geteuid(), *outside.find_uids()}, obey=resident.obey, show=service.show)
         await door.open()
         stack.push_async_callback(door.close)
-        fifo.start()
+        fifo.start(resident.feed, resident.forget_all)
         works = (watch.run(), outside.follow_peers(), outside.follow_tag(), service.tick(fifo))
-        return await service.run(works)
+        try:
+            return await service.run(works)
+        finally:
+            lock.close()  # from here on scripts act by themselves; what came before is kept for the next daemon
+            fifo.stop()
 
 
 class _Service:

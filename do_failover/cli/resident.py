@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncIterator, Callable
 
+    from do_failover.claims import Claims
     from do_failover.config import Config, FailoverConfig
     from do_failover.do_api.client import DigitalOceanApi
     from do_failover.model import FailoverReport, NotifyEvent, Peer
 
 _PEERS_EVERY_S = 2.0
+_REGISTER_AFTER_S = 0.01
 _DISCOVER_EVERY_S = 600.0
 _DISCOVER_AGAIN_S = 60.0
 
@@ -176,11 +178,14 @@ class Outside:
             self.log.warning("warning: %s: %s; after a restart this daemon will wait for the next event", path, error.strerror)
 
     def _register(self, event: NotifyEvent, entry: FailoverConfig) -> None:
-        if self.claims is None:
-            return
-        self.claims.renew_order()
+        """Tell the machine's other processes, a moment later: the request to the API goes first."""
+        if self.claims is not None:
+            self.claims.renew_order()
+            asyncio.get_running_loop().call_later(_REGISTER_AFTER_S, self._enter, self.claims, event, entry)
+
+    def _enter(self, claims: Claims, event: NotifyEvent, entry: FailoverConfig) -> None:
         try:
-            self.claims.enter(event, (entry.reserved_ip,))
+            claims.enter(event, (entry.reserved_ip,))
         except FailoverError as error:
             self.log.warning("warning: %s", error.message)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _AGAIN = Backoff(first_s=5.0, most_s=60.0, jitter=0.25)
 _RETURNED_S = 0.5  # peers that return together are refreshed together
+# Also one whose turn never came before the deadline. One that was refreshed and can't be proven waits for refresh_s.
 _IS_LATE = {PeerOutcome.STALE, PeerOutcome.UNREACHABLE}
 NEVER = float("inf")
 
@@ -40,7 +41,7 @@ class DuePeers:
                 continue
             has_changed |= self.outcomes.get(key) is not result.outcome
             self.outcomes[key] = result.outcome
-            if result.outcome in _IS_LATE:
+            if result.outcome in _IS_LATE or (result.outcome is PeerOutcome.UNPROVEN and not result.attempts):
                 self.late[key] = self.late.get(key, 0) + 1
             else:
                 self.late.pop(key, None)

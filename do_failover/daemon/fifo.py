@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from do_failover.errors import ConfigError
+from do_failover.errors import ConfigError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +25,14 @@ _LINE_MOST = 4096  # a pipe with less room than this may have refused a line
 
 
 class NotifyFifo:
-    """One FIFO. `feed` gets what was read, `on_loss` a sentence when lines may have been dropped."""
+    """One FIFO. From the constructor on what is written is kept, whether or not it is read."""
 
-    def __init__(self, path: Path, feed: Callable[[bytes], None], on_loss: Callable[[str], None]) -> None:
-        """Open it, and make it first (0660) where it is not there. Raises ConfigError."""
-        self._path, self._feed, self._on_loss = path, feed, on_loss
+    _feed: Callable[[bytes], None]
+    _on_loss: Callable[[str], None]
+
+    def __init__(self, path: Path) -> None:
+        """Open it, and make it first (0660) where it is not there. Raises ConfigError, TemporaryError."""
+        self._path = path
         self._open()
 
     def _open(self) -> None:
@@ -43,12 +46,16 @@ class NotifyFifo:
             self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             msg = f"{self._path}: {error.strerror}: keepalived's notifies can't be read; check its directory and owner (keepalived.fifo)"
-            raise ConfigError(msg) from None
+            raise TemporaryError(msg, kind="fifo") from None
         self._inode = os.fstat(self._fd).st_ino
         self._capacity = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
 
-    def start(self) -> None:
-        """Read from now on, in the running loop."""
+    def start(self, feed: Callable[[bytes], None], on_loss: Callable[[str], None]) -> None:
+        """Read from now on, in the running loop. `feed` gets what was read, `on_loss` a sentence when lines may have been dropped."""
+        self._feed, self._on_loss = feed, on_loss
+        self._watch()
+
+    def _watch(self) -> None:
         asyncio.get_running_loop().add_reader(self._fd, self.read)
 
     def read(self) -> None:
@@ -65,18 +72,26 @@ class NotifyFifo:
             self._on_loss(f"the notify FIFO {self._path} was full ({taken} octets): keepalived's newest lines may have been dropped")
 
     def follow(self) -> None:
-        """Look whether the file was replaced, and read the new one then. Raises ConfigError when there is none to be had."""
+        """Look whether the file was replaced, and read the new one then. Raises as the constructor, when there is none to be had."""
         try:
             if self._path.stat().st_ino == self._inode:
                 return
         except OSError:
             pass  # gone: it is made again
         self.read()
+        self._unwatch()
         self.close()
         self._open()
-        self.start()
+        self._watch()
+
+    def stop(self) -> None:
+        """Take what is there once more, and read no more."""
+        self.read()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
 
     def close(self) -> None:
-        """Read no more."""
-        asyncio.get_running_loop().remove_reader(self._fd)
+        """Let go of it."""
         os.close(self._fd)

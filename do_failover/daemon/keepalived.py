@@ -38,7 +38,6 @@ class KeepalivedWatch:
         """Nothing is opened yet."""
         self._pid_file, self._clock, self._note = pid_file, clock, note
         self._process: Process | None = None
-        self._is_first = True
         self._pidfd = -1
 
     async def run(self) -> None:
@@ -51,10 +50,9 @@ class KeepalivedWatch:
             self._let_go()
 
     def _look(self) -> None:
-        found, is_first = find_keepalived(self._pid_file), self._is_first
-        self._is_first = False
-        # At first a pid file whose process is dead is news too: what it wrote may still lie in the FIFO.
-        if found == self._process and not (is_first and self._pid_file.exists()):
+        found = find_keepalived(self._pid_file)
+        # A pid file whose process is dead is said again and again: what it wrote may be read only now.
+        if found == self._process and (found is not None or not self._pid_file.exists()):
             return
         self._let_go()
         self._process = found

@@ -63,6 +63,7 @@ class Keeper:
         self._is_yielding = False  # what runs now gives way to any news
         self._manual: Mandate | None = None
         self._is_ending = False
+        self._orders = 0  # of people, waiting or running: the guard rests meanwhile
         self._turn_taken = asyncio.Lock()
         self._news = asyncio.Event()
 
@@ -130,7 +131,7 @@ class Keeper:
 
     async def _step(self) -> None:
         self._news.clear()
-        if self._is_ending:
+        if self._is_ending or (self._orders and self.standing.is_served):
             await self._news.wait()
             return
         now = self.world.clock.now()
@@ -282,20 +283,22 @@ class Keeper:
             raise TemporaryError(msg, kind="busy")
         self._interrupt("a person's order comes first")
         heard_at = self.world.clock.now()
-        async with self.turn(None, mandate, patience_s=self.entry.deadline_s):
-            self._manual = mandate
-            try:
+        self._orders += 1
+        self._news.set()
+        try:
+            async with self.turn(None, mandate, patience_s=self.entry.deadline_s):
+                self._manual = mandate
                 request = self._make_request(
                     event=None, steps=order.steps, to_droplet=order.to_droplet, heard_at=heard_at, contest=Contest()
                 )
                 report = await run_failover(request, self.edges, mandate, observe)
-            finally:
-                self._manual = None
-        self.world.keep(report)
-        if "assign" in order.steps:
-            self.standing.note_order(report)
-        self._note(report)
-        self._news.set()
+            self.world.keep(report)
+            if "assign" in order.steps:
+                self.standing.note_order(report)
+            self._note(report, is_all="refresh" in order.steps)
+        finally:
+            self._orders, self._manual = self._orders - 1, None
+            self._news.set()
         return report
 
     @asynccontextmanager
@@ -350,11 +353,11 @@ class Keeper:
         }
         return Request(**{**fields, **more})
 
-    def _note(self, report: FailoverReport, *, settles: bool = False) -> None:
+    def _note(self, report: FailoverReport, *, settles: bool = False, is_all: bool = True) -> None:
         now = self.world.clock.now()
         if settles:
             self.standing.settle(now)
-        self.standing.note_report(report, self.world.list_peers(), now, is_all=True)
+        self.standing.note_report(report, self.world.list_peers(), now, is_all=is_all)
         self._on_change()
 
     def _say(self, sentence: str) -> None:

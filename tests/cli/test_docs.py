@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from do_failover.config import load_config
+from do_failover.config import FailoverConfig, load_config
+from do_failover.daemon.table import TABLE
 from do_failover.errors import FailoverError
 from do_failover.model import PeerOutcome
 
@@ -80,3 +81,15 @@ def test_links_lead_somewhere() -> None:
     for page in (TOP / "README.md", *(TOP / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_state_table_of_the_docs_is_the_one_that_is_coded() -> None:
+    page = (TOP / "docs" / "daemon.md").read_text()
+    shown = re.findall(r"^\| (.+) \| (tell|reassert|look|refresh|wait) \| (.+) \|$", page, re.MULTILINE)
+    assert shown == [(row.when, str(row.then), row.why) for row in TABLE]
+
+
+def test_the_numbers_of_the_daemons_page_are_the_defaults() -> None:
+    page, entry = (TOP / "docs" / "daemon.md").read_text(), FailoverConfig("203.0.113.47", instance="VI_1")
+    for name in ("settle_s", "guard_s", "cool_off_s", "refresh_s"):
+        assert f"`{name}` ({getattr(entry, name):g}" in page, name

@@ -107,5 +107,24 @@ async def posts(lab: LabHandle) -> list[str | None]:
     return [request["node"] for request in (await lab.state()).requests if request["method"] == "POST"]
 
 
+async def reload_with(lab: LabHandle, node: str, keys: str) -> None:
+    """Add keys to the reserved IP's table of the configuration, and let the daemon read it again."""
+    config = lab.files(node) / "lab/config.toml"
+    config.write_text(config.read_text().replace("deadline_s  = 30\n", f"deadline_s  = 30\n{keys}"))
+    await send_reload(lab, node)
+
+
+async def send_reload(lab: LabHandle, node: str) -> None:
+    """SIGHUP, and wait until the daemon has said what it makes of it."""
+    log = lab.files(node) / "log/daemon"
+    skip = log.stat().st_size
+    await run_here(lab, node, "kill -HUP $(cat /run/do-failover/daemon.lock)")
+
+    async def read() -> str:
+        return log.read_text()[skip:]
+
+    await poll(read, lambda text: "was read again" in text or "is refused" in text, f"{node} did not read its configuration again")
+
+
 async def run_here(lab: LabHandle, node: str, script: str) -> str:
     return (await lab.run(node, "sh", "-c", script)).strip()

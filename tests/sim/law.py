@@ -217,6 +217,8 @@ class Law:
     def note_landing(self, deed: Deed, before: int | None) -> None:
         self.landed_at, self.last = self.now(), deed
         for number, told in self.told.items():
+            if not deed.by.startswith("person"):
+                told.moved_away_at = None
             if deed.target == number:
                 told.loss = told.moved_away_at = None
             elif before == number:

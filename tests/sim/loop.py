@@ -66,7 +66,6 @@ class SimLoop(asyncio.BaseEventLoop):
 def run_in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run to the end; hours take milliseconds."""
     loop = SimLoop()
-    asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(coroutine)
     finally:
@@ -74,5 +73,4 @@ def run_in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         with suppress(BusyError):
             loop.run_until_complete(loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
         loop.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from tests.sim.law import IS_MANUAL, TURN
 from tests.sim.vrrp import Keepalived
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from do_failover.config import FailoverConfig
     from do_failover.model import FailoverReport, NotifyEvent, Peer
@@ -232,7 +232,17 @@ class Node:
         if self.daemon is None:
             return
         self.note(f"a person: assign {'' if to_droplet is None else f'--to {to_droplet}'}")
-        task = asyncio.get_running_loop().create_task(self._obey(self.daemon, Order(IP, to_droplet)))
+        self._begin(self._obey(self.daemon, Order(IP, to_droplet)))
+
+    def reload(self, *, guard_s: float) -> None:
+        """Let the daemon take another configuration, as by SIGHUP."""
+        self.entry = replace(self.entry, guard_s=guard_s)
+        if self.daemon is not None:
+            self.note(f"reload: guard_s = {guard_s:g}")
+            self._begin(self.daemon.reload((self.entry,)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -27,7 +27,7 @@ class Trouble:
         kinds = (
             *[self.split, self.flap, self.kill, self.trap, self.storm, self.peer_away] * 2,
             *(self.stop, self.restart_keepalived, self.crash_keepalived, self.stall, self.reboot, self.lie, self.burst),
-            *(self.move, self.order, self.jump, self.darken, self.junk),
+            *(self.move, self.order, self.jump, self.darken, self.junk, self.reload),
         )
         chosen = sorted((rng.random() * span_s, number, rng.choice(kinds)) for number in range(rng.choice((0, 1, 2, 3, 5, 8))))
         return [(at, kind) for at, _, kind in chosen]
@@ -106,6 +106,10 @@ class Trouble:
         node.is_stalled = False
         node.read()
         node.look_at_keepalived()
+
+    def reload(self) -> None:
+        """Give a daemon another configuration: what it was told still counts."""
+        self._node().reload(guard_s=self.region.rng.choice((5.0, 7.0)))
 
     def junk(self) -> None:
         """Write lines that are no business of this instance."""

@@ -1,9 +1,15 @@
-"""One seed is one history: start, disturbances, and then rest; the law is kept all along."""
+"""One seed is one history: start, disturbances, and then rest; the law is kept all along.
+
+    python -m tests.sim.play SEED             prints one history
+    python -m tests.sim.play FIRST LAST STEP  plays many; one line of JSON for each that breaks the law, and one at the end
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +20,7 @@ from tests.sim.rest import find_unrest
 
 _REST_MOST_S = 240.0
 _STAYS_S = 6.0
+_BROKEN_MOST = 5  # then it stops: a law that is broken so often needs no more seeds
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ def play(seed: int) -> Played:
     finally:
         random.setstate(kept)
     law, trace = region.law, region.trace
-    return Played(seed, law.broken, law.rests_on, trace.digest(), trace.write() if law.broken else "")
+    return Played(seed, law.broken, law.rests_on, trace.digest(), trace.write())
 
 
 async def _tell(region: Region) -> None:
@@ -97,3 +104,30 @@ async def _rest(region: Region) -> None:
             region.law.blame(*unrest) if unrest is not None else region.law.blame("I1", "it never stayed so")
             return
         await _is_stopped(region, 1.0)
+
+
+def main(words: list[str]) -> int:
+    """Play what the command line names."""
+    if len(words) == 1:
+        played = play(int(words[0]))
+        sys.stdout.write(f"{played.history}\n{played.broken or 'the law was kept: ' + played.rests_on}\n")
+        return int(played.broken is not None)
+    first, last, step = map(int, words)
+    count = broken = 0
+    rests: dict[str, int] = {}
+    for seed in range(first, last, step):
+        played = play(seed)
+        count += 1
+        rest = played.rests_on.partition(" ")[0]
+        rests[rest] = rests.get(rest, 0) + 1
+        if played.broken is not None:
+            broken += 1
+            sys.stdout.write(json.dumps({"seed": seed, "broken": played.broken}) + "\n")
+            if broken >= _BROKEN_MOST:
+                break
+    sys.stdout.write(json.dumps({"count": count, "rests": rests}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
