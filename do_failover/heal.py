@@ -63,6 +63,10 @@ class Healer:
                     break
         except PeerError as error:
             evidence.error = error
+        except asyncio.CancelledError:
+            if not self.witness.has_seen(evidence.peer):
+                evidence.attempts = max(0, evidence.attempts - 1)  # the try that was cut off tells nothing
+            raise
         finally:
             evidence.duration_s = evidence.duration_s or self.clock.now() - started
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(evidence.peer)

@@ -74,6 +74,9 @@ class Region:
     entries: dict[str, list[str]] = field(default_factory=dict)  # the lladdr that a peer shows, one a look; the last for ever
     calls: int = 0
     is_owner_visible: bool = True
+    owner_status: str | None = "active"
+    silent: frozenset[str] = frozenset()  # addresses that answer nobody
+    newest_action_id: int | None = None  # None: our own last one
     route_sources: dict[str, str] = field(default_factory=dict)
     moves: list[tuple[float, int]] = field(default_factory=list)
     lladdr = LLADDR
@@ -97,11 +100,12 @@ class Region:
     async def read_reserved_ip(self, address: str, timeout_s: float) -> ReservedIp:
         await self._call()
         public = {OLD: "198.18.0.11", ME: PUBLIC}.get(self.owner or 0) if self.public_shown is None else self.public_shown
-        return ReservedIp(IP, "nyc3", self.owner, self.is_owner_visible, bool(self.moves), public)
+        return ReservedIp(IP, "nyc3", self.owner, self.is_owner_visible, bool(self.moves), public, self.owner_status)
 
     async def read_newest_action(self, address: str, timeout_s: float) -> Action | None:
         await self._call()
-        return Action(len(self.posts), ActionStatus.IN_PROGRESS if self.moves else ActionStatus.COMPLETED)
+        newest = len(self.posts) if self.newest_action_id is None else self.newest_action_id
+        return Action(newest, ActionStatus.IN_PROGRESS if self.moves else ActionStatus.COMPLETED)
 
     async def explain_refusal(self, address: str, droplet_id: int, timeout_s: float) -> Refusal:
         return Refusal(None, await self.read_reserved_ip(address, timeout_s))
@@ -163,6 +167,9 @@ class Region:
             lladdr = self.entries.get(peer.host, ["02:00:00:00:00:0c"])
             shown = lladdr.pop(0) if len(lladdr) > 1 else lladdr[0]
             return json.dumps([{"dst": address, "dev": "eth0", "lladdr": shown, "state": ["REACHABLE"]}])
+        if "@do-failover owner" in command:
+            owner, us = re.findall(r"-W 1 ([0-9.]+)", command)
+            return "".join(f"@do-failover {name}\n{int(at in self.silent)}\n" for name, at in (("owner", owner), ("us", us)))
         return self._ping(peer, command)
 
     def _route(self, peer: Peer, address: str) -> str:

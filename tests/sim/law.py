@@ -61,6 +61,8 @@ class Told:
     taken_back: set[int] = field(default_factory=set)
     moved_away_at: float | None = None  # by a person
     turns: int = 0
+    script: tuple[int, int] = (0, 0)  # the youngest that was heard
+    speaks_itself: bool = False  # this keepalived writes the FIFO, so its scripts say nothing new
 
 
 @dataclass
@@ -95,7 +97,10 @@ class Law:
         same = node.memory.boot_id == node.boot_id and node.kv.process is not None and node.kv.process == told.process
         told.process, told.ended_at, told.turns = node.kv.process, None, 0
         told.starts += 1
+        if node.memory.boot_id != node.boot_id:
+            told.script = (0, 0)
         if not same:
+            told.speaks_itself = False
             self._claim(told, None)
 
     def note_process(self, node: Node, process: Process | None, *, is_sure: bool) -> None:
@@ -104,6 +109,7 @@ class Law:
         if process is None and not is_sure:
             return
         has_changed, told.process = process != told.process, process
+        told.speaks_itself &= not has_changed
         if told.claim not in _OVER and (process is None or has_changed):
             self._claim(told, VrrpState.STOP)
 
@@ -112,6 +118,12 @@ class Law:
         told = self.told[node.number]
         for line in lines:
             words = line.split(" ")
+            if words[0] == "SCRIPT" and (told.speaks_itself or (int(words[1]), int(words[2])) <= told.script):
+                continue  # it came twice, or late
+            if words[0] == "SCRIPT":
+                told.script, words = (int(words[1]), int(words[2])), words[3:]
+            elif words[:2] == ["INSTANCE", '"VI_1"'] and words[2] in _STATES | {VrrpState.MASTER_RX_LOWER_PRI}:
+                told.speaks_itself = True
             if words[:2] != ["INSTANCE", '"VI_1"'] or words[2] not in {*VrrpState}:
                 continue
             state = VrrpState(words[2])
@@ -193,7 +205,7 @@ class Law:
             self.blame("I2", f"{node.name} {what} {now - told.since:.3f} s after it was told {told.claim}")
         if told.ended_at is not None and now - told.ended_at > GRACE_S:
             self.blame("I2", f"{node.name} {what} {now - told.ended_at:.3f} s after SIGTERM")
-        if node.kv.process is None and now - max(node.kv_ended_at, node.started_at, node.read_at) > _WATCH_S:
+        if node.kv.process is None and not node.is_stalled and now - max(node.kv_ended_at, node.started_at, node.read_at) > _WATCH_S:
             self.blame("I2", f"{node.name} {what}, and its keepalived is gone since {now - node.kv_ended_at:.1f} s")
 
     def _check_fight(self, node: Node, turn: Turn | None) -> None:

@@ -74,6 +74,7 @@ class Node:
     number: int  # also its Droplet's id
     entry: FailoverConfig
     capacity: int = 2000  # lines that its FIFO holds
+    mode: str = "fifo"  # how keepalived's word comes: fifo, scripts or both
     boot_id: str = "boot-1"
     booted_at: float = 0.0
     wall_offset_s: float = 0.0
@@ -95,7 +96,7 @@ class Node:
     _ids: int = 0
 
     def __post_init__(self) -> None:
-        self.kv = Keepalived(self.number, 200 - 50 * self.number, self.region.wire, self.write)
+        self.kv = Keepalived(self.number, 200 - 50 * self.number, self.region.wire, self.say)
         self.region.wire.routers[self.number] = self.kv
 
     @property
@@ -120,6 +121,15 @@ class Node:
         self.kv.crash() if is_crash else self.kv.stop()
         self.kv_ended_at = asyncio.get_running_loop().time()
         asyncio.get_running_loop().call_later(0.002, self.look_at_keepalived)  # the pidfd
+
+    def say(self, line: str) -> None:
+        """Take what keepalived says: on its FIFO, by a notify script that is forked and runs for a while, or both."""
+        if self.mode != "scripts":
+            self.write(line)
+        if self.mode != "fifo" and "RX_LOWER" not in line:
+            self._ids += 1
+            ticks = int((asyncio.get_running_loop().time() - self.booted_at) * 100)
+            self.region.cloud.later(0.2 * self.region.rng.random(), self.write, f"SCRIPT {ticks} {self._ids} {line}")
 
     def write(self, line: str) -> None:
         """Write a line into the FIFO; a full one drops it without a word."""

@@ -103,7 +103,7 @@ class Trouble:
         self._later(0.1, 4.0, self._go_on, node)
 
     def _go_on(self, node: Node) -> None:
-        node.is_stalled = False
+        node.is_stalled, node.read_at = False, asyncio.get_running_loop().time()
         node.read()
         node.look_at_keepalived()
 

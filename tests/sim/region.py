@@ -52,6 +52,7 @@ class Region:
             cool_off_s=rng.choice((10.0, 30.0)),
             garp_repeat=2,
         )
+        mode = rng.choice(("fifo", "fifo", "fifo", "scripts", "both"))
         for number in numbers:
             self.law.told[number] = Told()
-            self.nodes[number] = Node(self, number, entry, capacity=rng.choice((4, 8, 2000, 2000)))
+            self.nodes[number] = Node(self, number, entry, capacity=rng.choice((4, 8, 2000, 2000)), mode=mode)

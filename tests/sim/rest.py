@@ -46,6 +46,8 @@ def find_excuse(region: Region, master: Node) -> str | None:
     last, daemon = law.last, master.daemon
     if last is None or daemon is None or last.landed_at is None or told.vrrp_at > last.landed_at:
         return None
+    if told.moved_away_at is not None:
+        return f"a person's move ({last.target}) that {master.name} knows, and no VRRP event since"
     if region.cloud.owner is not None and not _is_well(region, region.cloud.owner):
         return None
     (keeper,) = daemon.keepers.values()

@@ -1,45 +1,356 @@
-"""The daemon in virtual time: what it does on each event, and what it leaves alone."""
+"""The daemon in virtual time: what it does on each event, what it takes back, and what it leaves alone."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from do_failover.model import DecisionKind, Outcome
+import pytest
+
+from do_failover.config import FailoverConfig, Router
+from do_failover.errors import PeerError
+from do_failover.model import DecisionKind, Outcome, Peer
 from tests.resident import Node
-from tests.story import ME, OLD, Region
+from tests.story import IP, ME, OLD, PUBLIC, Region
 from tests.virtual_time import run_virtually
 
-MASTER, BACKUP, LOWER = (f'INSTANCE "VI_1" {state} 150\n'.encode() for state in ("MASTER", "BACKUP", "MASTER_RX_LOWER_PRI"))
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from do_failover.daemon.daemon import Daemon
+
+MASTER, BACKUP, STOP, LOWER = (
+    f'INSTANCE "VI_1" {state} 150\n'.encode() for state in ("MASTER", "BACKUP", "STOP", "MASTER_RX_LOWER_PRI")
+)
+ENTRY = FailoverConfig(IP, instance="VI_1", deadline_s=20.0)
+PAIR = replace(ENTRY, routers=(Router(OLD, "10.0.0.1"), Router(ME, "10.0.0.2")))
+
+
+def play(node: Node, scene: Callable[[Daemon], Awaitable[None]]) -> Node:
+    async def told() -> None:
+        async with node.daemon() as daemon:
+            await scene(daemon)
+
+    run_virtually(told())
+    assert not [sentence for sentence in node.said if "a mistake" in sentence]
+    return node
+
+
+def decisions(node: Node) -> list[str]:
+    return [str(report.decision) for report in node.reports]
+
+
+async def become_owner(daemon: Daemon, settled_s: float = 40.0) -> None:
+    daemon.feed(BACKUP)
+    await asyncio.sleep(3)
+    daemon.feed(MASTER)
+    await asyncio.sleep(settled_s)
 
 
 def test_master_moves_the_ip_and_the_guard_rests() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        assert daemon.keepers[IP].choice.why.endswith("guarding")
+
     node = Node(Region())
-
-    async def scene() -> None:
-        async with node.daemon() as daemon:
-            daemon.feed(BACKUP)
-            await asyncio.sleep(3)
-            daemon.feed(MASTER)
-            await asyncio.sleep(60)
-            assert node.region.owner == ME
-            assert daemon.keepers["203.0.113.47"].choice.why.endswith("guarding")
-
-    run_virtually(scene())
-    assert [report.decision for report in node.reports] == [DecisionKind.IGNORE, DecisionKind.ASSIGN]
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign"]
     assert node.reports[-1].outcome is Outcome.DONE
-    assert len(node.region.posts) == 1
+    assert (node.region.owner, len(node.region.posts)) == (ME, 1)
 
 
-def test_backup_supersedes_a_running_failover() -> None:
+def test_backup_ends_a_running_failover_within_50_ms_and_the_post_is_accounted_for() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(MASTER)
+        await asyncio.sleep(0.5)
+        daemon.feed(BACKUP)
+        await asyncio.sleep(0.05)
+        assert len(node.reports) == 0, "its POST is followed"
+        await asyncio.sleep(20)
+
     node = Node(Region(action_s=5.0))
+    play(node, scene)
+    assert [report.outcome for report in node.reports] == [Outcome.SUPERSEDED, Outcome.DONE]
+    assert "one assign was sent" in next(stage.detail for stage in node.reports[0].stages if stage.name == "assign")
 
+
+def test_backup_ends_the_refreshing_at_once() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(MASTER)
+        while not any("ping" in command for _, _, command in node.region.commands):
+            await asyncio.sleep(0.01)
+        daemon.feed(BACKUP)
+        await asyncio.sleep(0.05)
+        assert node.reports
+        assert node.reports[0].outcome is Outcome.SUPERSEDED
+
+    node = Node(Region(slow_peers={"app1": 3.0, "app2": 3.0}))
+    play(node, scene)
+
+
+@pytest.mark.parametrize("entry", [ENTRY, PAIR])
+def test_lost_while_settling_it_is_taken_back_once_and_then_left(entry: FailoverConfig) -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon, settled_s=5)
+        for _ in range(3):
+            node.region.owner, node.region.newest_action_id = OLD, 100
+            await asyncio.sleep(20)
+
+    node = Node(Region(), entry=entry)
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign", "reassert"]
+    assert "lost while settling" in node.reports[-1].reason
+    assert node.region.owner == OLD
+    assert any("two masters never fight" in sentence for sentence in node.said)
+
+
+def test_after_settling_only_evidence_takes_it_back() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.owner, node.region.newest_action_id = OLD, 100
+        await asyncio.sleep(300)
+        assert node.region.owner == OLD
+        node.region.owner_status = "off"
+        await asyncio.sleep(40)
+
+    node = Node(Region(), entry=PAIR)
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign", "reassert"]
+    assert "the API calls its owner, Droplet 1, off" in node.reports[-1].reason
+    assert node.region.owner == ME
+
+
+def test_an_older_action_that_landed_late_is_evidence_at_any_time_but_once() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.owner, node.region.newest_action_id = OLD, 1
+        await asyncio.sleep(40)
+        assert node.region.owner == ME
+        node.region.owner, node.region.newest_action_id = OLD, 1
+        await asyncio.sleep(40)
+
+    node = Node(Region(), entry=PAIR)
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign", "reassert"]
+    assert "an older one landed after it" in node.reports[-1].reason
+    assert node.region.owner == OLD
+
+
+@pytest.mark.parametrize(("silent", "is_taken"), [({"198.18.0.11"}, True), ({"198.18.0.11", PUBLIC}, False), (set(), False)])
+def test_a_silent_owner_is_evidence_when_most_peers_hear_us(silent: set[str], is_taken: bool) -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.owner, node.region.newest_action_id = OLD, 100
+        node.region.silent = frozenset(silent)
+        await asyncio.sleep(70)
+
+    node = Node(Region(), entry=PAIR, peers=3)
+    play(node, scene)
+    assert (node.region.owner == ME) is is_taken
+    if is_taken:
+        assert "3 of 3 peers get no answer from its owner at 198.18.0.11" in node.reports[-1].reason
+
+
+def test_most_peers_unreachable_is_no_evidence() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        gone = PeerError("no route", kind="unreachable")
+        node.region.owner, node.region.newest_action_id, node.region.silent = OLD, 100, frozenset({"198.18.0.11"})
+        node.region.peer_errors = {"app1": gone, "app2": gone}
+        await asyncio.sleep(200)
+
+    node = Node(Region(), entry=PAIR, peers=3)
+    assert play(node, scene).region.owner == OLD
+
+
+def test_a_move_to_a_droplet_outside_the_pair_is_a_persons_and_a_new_event_overrules_it() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon, settled_s=5)
+        node.region.owner = 9
+        await asyncio.sleep(100)
+        assert node.region.owner == 9
+        daemon.feed(BACKUP)
+        daemon.feed(MASTER)
+        await asyncio.sleep(10)
+
+    node = Node(Region(), entry=PAIR)
+    play(node, scene)
+    assert any("a person moved it to Droplet 9, which is none of the pair" in sentence for sentence in node.said)
+    assert node.region.owner == ME
+
+
+def test_an_unassign_is_a_persons() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon, settled_s=5)
+        node.region.owner = None
+        await asyncio.sleep(100)
+
+    node = Node(Region())
+    play(node, scene)
+    assert node.region.owner is None
+    assert any("a person unassigned it" in sentence for sentence in node.said)
+
+
+def test_lower_priorities_are_debounced_and_lead_to_making_sure() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        for _ in range(6):
+            daemon.feed(LOWER)
+            await asyncio.sleep(1)
+        await asyncio.sleep(100)
+
+    node = Node(Region())
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign", "already_owner", "already_owner"]
+    assert node.reports[3].event is not None
+    assert node.reports[3].event.state == "MASTER_RX_LOWER_PRI"
+
+
+def test_a_lower_priority_takes_a_stolen_ip_back() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.owner, node.region.newest_action_id = OLD, 100
+        await asyncio.sleep(40)
+        assert node.region.owner == OLD
+        daemon.feed(LOWER)
+        await asyncio.sleep(5)
+
+    node = Node(Region(), entry=PAIR)
+    play(node, scene)
+    assert (node.region.owner, decisions(node)[-1]) == (ME, "reassert")
+
+
+def test_only_a_lower_priority_tells_a_daemon_that_knows_nothing_that_it_is_master() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await asyncio.sleep(5)
+        daemon.feed(LOWER)
+        await asyncio.sleep(10)
+
+    assert play(Node(Region()), scene).region.owner == ME
+
+
+def test_a_peer_that_was_down_is_healed_when_it_returns() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        assert "app2" not in node.region.healed
+        node.region.peer_errors.clear()
+        daemon.note_return(Peer(1, "app2"))
+        await asyncio.sleep(2)
+        assert "app2" in node.region.healed
+
+    node = Node(Region(peer_errors={"app2": PeerError("no route", kind="unreachable")}), entry=replace(ENTRY, refresh_s=0))
+    play(node, scene)
+    assert [row.outcome for row in node.reports[-1].peers] == ["healed"]
+    assert node.reports[-1].reason.startswith("announce and refresh and verify by hand")
+
+
+def test_a_peer_that_was_down_is_tried_again_also_without_a_word_of_it() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.peer_errors.clear()
+        await asyncio.sleep(61)
+        assert "app2" in node.region.healed
+
+    node = Node(Region(peer_errors={"app2": PeerError("no route", kind="unreachable")}), entry=replace(ENTRY, refresh_s=0))
+    play(node, scene)
+
+
+def test_all_peers_are_refreshed_now_and_then_and_only_what_changed_is_kept() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.commands.clear()
+        await asyncio.sleep(260)
+        pinged = [host for _, host, command in node.region.commands if "-p " in command]
+        assert sorted(pinged) == ["app1", "app1", "app2", "app2"]
+        daemon.feed(BACKUP)
+        await asyncio.sleep(1)
+        node.region.commands.clear()
+        await asyncio.sleep(300)
+        assert node.region.commands == []
+
+    node = Node(Region())
+    play(node, scene)
+    assert decisions(node) == ["ignore", "assign", "ignore"]
+
+
+def test_an_event_interrupts_the_refreshing() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.region.slow_peers = {"app1": 15.0}
+        while not daemon.keepers[IP].is_acting:
+            await asyncio.sleep(0.1)
+        daemon.feed(LOWER)
+        await asyncio.sleep(2)
+        assert node.reports[-1].event is not None
+
+    node = Node(Region())
+    play(node, scene)
+
+
+def test_keepalived_that_is_replaced_counts_as_stop() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        daemon.note_keepalived((2000, 99))
+        await asyncio.sleep(1)
+        assert daemon.keepers[IP].standing.claim == "STOP"
+
+    node = Node(Region())
+    play(node, scene)
+    assert node.reports[-1].decision is DecisionKind.IGNORE
+    assert any("keepalived (process 77) has ended, which counts as STOP" in sentence for sentence in node.said)
+
+
+def test_scripts_are_ignored_where_keepalived_speaks_itself_and_late_ones_always() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(b'SCRIPT 100 5 INSTANCE "VI_1" MASTER 150\n')
+        daemon.feed(b'SCRIPT 100 4 INSTANCE "VI_1" BACKUP 150\n')
+        assert daemon.keepers[IP].standing.claim == "MASTER"
+        daemon.feed(b'SCRIPT 101 1 INSTANCE "VI_1" FAULT 150\n')
+        assert daemon.keepers[IP].standing.claim == "FAULT"
+        daemon.feed(BACKUP)
+        daemon.feed(b'SCRIPT 900 9 INSTANCE "VI_1" MASTER 150\n')
+        assert daemon.keepers[IP].standing.claim == "BACKUP"
+
+    play(Node(Region()), scene)
+
+
+def test_what_piled_up_is_coalesced_and_the_newest_counts() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(BACKUP + MASTER + BACKUP + MASTER[:7])
+        daemon.feed(MASTER[7:] + BACKUP)
+        await asyncio.sleep(10)
+
+    node = Node(Region())
+    play(node, scene)
+    assert (node.region.posts, node.region.owner) == ([], OLD)
+
+
+def test_reload_takes_new_changed_and_gone_reserved_ips() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        other = FailoverConfig("203.0.113.48", instance="VI_1")
+        undisturbed = daemon.keepers[IP]
+        await daemon.reload((ENTRY, other))
+        assert daemon.keepers[IP] is undisturbed
+        assert daemon.keepers["203.0.113.48"].standing.claim == "MASTER"
+        await daemon.reload((replace(ENTRY, deadline_s=9.0),))
+        assert list(daemon.keepers) == [IP]
+        assert daemon.keepers[IP].standing.claim == "MASTER"
+        assert daemon.keepers[IP].standing.is_served
+
+    play(Node(Region()), scene)
+
+
+def test_after_the_end_nothing_starts() -> None:
     async def scene() -> None:
         async with node.daemon() as daemon:
-            daemon.feed(MASTER)
-            await asyncio.sleep(0.02)
             daemon.feed(BACKUP)
-            await asyncio.sleep(30)
+            await asyncio.sleep(1)
+        daemon.feed(MASTER)
+        await asyncio.sleep(30)
 
+    node = Node(Region())
     run_virtually(scene())
-    assert [report.outcome for report in node.reports] == [Outcome.SUPERSEDED, Outcome.DONE]
-    assert node.region.owner in {OLD, ME}
+    assert node.region.posts == []
+    assert node.memory.kept[IP].claim == "MASTER", "the next process takes it up"
