@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from do_failover.config import Config, FailoverConfig
     from do_failover.model import NotifyEvent
 
+_NO_PRIORITY = (
+    "called without a priority, which keepalived's `notify` always passes: by notify_master alone nobody says that mastership "
+    "was lost, and a failover that still runs could take the IP back; use notify, or the daemon"
+)
 _PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}  # news of a number: it supersedes nothing
 
 
@@ -77,6 +81,8 @@ def notify(
         event = parse_arguments(kind, name, state, priority)
         config, nits = read_config(context, config_path)
         entries = find_entries(config, event)
+        if priority is None and event.state is VrrpState.MASTER:
+            nits.append(_NO_PRIORITY)
         if (pid := find_daemon(Path(config.paths.run_dir))) is not None and pass_on(config, event):
             reason = f"passed on to this machine's daemon (process {pid}), which acts on it"
             log.info("%s", reason)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Name = tuple[NotifyType, str]
 _PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
+_END_POLL_S = 0.05
 _END_S = 12.0  # what was sent is followed for 10 s at most
 
 
@@ -145,7 +146,7 @@ class Daemon:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_END_S):
                     while any(keeper.is_acting for keeper in self.keepers.values()):
-                        await self.world.clock.sleep(0.05)
+                        await self.world.clock.sleep(_END_POLL_S)
         finally:
             await cancel_all(self._lives.values())
 
@@ -162,21 +163,30 @@ class Daemon:
         `is_all`: what all of them share has changed too (the API's address, the token's place).
         """
         wanted = {entry.reserved_ip: entry for entry in entries}
-        kept = Memory(kept={ip: keeper.standing.remember() for ip, keeper in self.keepers.items()}).kept
-        claims = {(keeper.entry.instance, keeper.entry.group): keeper.standing for keeper in self.keepers.values()}
-        for ip, keeper in list(self.keepers.items()):
-            if is_all or wanted.get(ip) != keeper.entry:
-                keeper.end("the configuration was changed")
-                await cancel_all([self._lives.pop(ip)])
-                del self.keepers[ip]
+        heard = {_name_of(keeper.entry): keeper.standing.event for keeper in self.keepers.values()}
+        gone = [ip for ip in self.keepers if ip not in wanted]
+        leaving = [(self.keepers.pop(ip), self._lives.pop(ip)) for ip in gone]
         for ip, entry in wanted.items():
-            if ip not in self.keepers:
-                self.keepers[ip] = Keeper(entry, self.world, kept.get(ip), self.remember)
-                known = claims.get((entry.instance, entry.group))
-                if ip not in kept and known is not None and known.event is not None:
-                    self.keepers[ip].hear(known.event)
+            keeper = self.keepers.get(ip)
+            if keeper is None:
+                keeper = self.keepers[ip] = Keeper(entry, self.world, None, self.remember)
+            elif _name_of(entry) == _name_of(keeper.entry):
+                if is_all or entry != keeper.entry:
+                    keeper.take(entry)
+                continue
+            else:
+                keeper.forget_claim("the configuration names another instance for it")
+                keeper.take(entry)
+            event = heard.get(_name_of(entry))
+            if event is not None:
+                keeper.hear(event)
         self._start()
         self.remember()
+        for keeper, life in leaving:
+            keeper.end("the configuration no longer names this reserved IP")
+            while keeper.is_acting:
+                await self.world.clock.sleep(_END_POLL_S)
+            await cancel_all([life])
 
     def _start(self) -> None:
         for ip, keeper in self.keepers.items():
@@ -195,6 +205,10 @@ class Daemon:
         """Save what the next process has to know."""
         kept = {ip: keeper.standing.remember() for ip, keeper in self.keepers.items()}
         self.world.save_memory(Memory(self.world.boot_id, self.keepalived, kept))
+
+
+def _name_of(entry: FailoverConfig) -> tuple[str | None, str | None]:
+    return (entry.instance, entry.group)
 
 
 def _is_for(event: NotifyEvent, entry: FailoverConfig) -> bool:

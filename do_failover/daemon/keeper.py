@@ -86,6 +86,13 @@ class Keeper:
         self.standing.forget_claim()
         self._news.set()
 
+    def take(self, entry: FailoverConfig) -> None:
+        """Take another configuration of the same reserved IP. What runs is told to its end by the old one."""
+        self.entry = self.standing.entry = entry
+        self.standing.due.refresh_s = entry.refresh_s
+        self.edges = self.world.make_edges(entry)
+        self._news.set()
+
     def note_return(self, peer: Peer) -> None:
         """Note that a peer can be reached again."""
         if self.standing.is_ours:
@@ -228,8 +235,10 @@ class Keeper:
             return
         finally:
             self._mandate, self._is_yielding = None, False
-        if not mandate.is_revoked and self.standing.note_report(report, peers, self.world.clock.now(), is_all=is_all):
-            self.world.keep(report)
+        if not mandate.is_revoked:
+            if self.standing.note_report(report, peers, self.world.clock.now(), is_all=is_all):
+                self.world.keep(report)
+            self._on_change()
 
     async def _look(self) -> None:
         """Read the owner; where it is another, look for evidence."""
@@ -294,7 +303,7 @@ class Keeper:
                 report = await run_failover(request, self.edges, mandate, observe)
             self.world.keep(report)
             if "assign" in order.steps:
-                self.standing.note_order(report)
+                self.standing.note_order(order.to_droplet, report)
             self._note(report, is_all="refresh" in order.steps)
         finally:
             self._orders, self._manual = self._orders - 1, None

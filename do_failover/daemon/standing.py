@@ -93,7 +93,7 @@ class Standing:
                 self.due.all_at = now  # it came without a story of ours: what the peers know of it is not known
             return None
         if self.intent is None:
-            self.intent = self._find_intent(before, seen.droplet_id)
+            self._take_intent(self._find_intent(before, seen.droplet_id))
         self.due.forget()
         if self.claim is VrrpState.MASTER and before == self.me:
             return f"it went away from this Droplet: its owner is {_name(seen.droplet_id)}"
@@ -117,7 +117,7 @@ class Standing:
         self.look_at = now + _LOOK_SOON_S
         if not self.is_ours:
             if self.intent is None and not isinstance(self.owner, Unknown):
-                self.intent = self._find_intent(before, self.owner)
+                self._take_intent(self._find_intent(before, self.owner))
             self.due.forget()
             return False
         if is_all:
@@ -126,12 +126,19 @@ class Standing:
             return False
         return self.due.note(zip(peers, report.peers, strict=True), now)
 
-    def note_order(self, report: FailoverReport) -> None:
-        """Take what became of a person's move: another owner is intent, which only a new VRRP event overrules."""
-        if report.owner_after is None:
-            return
-        is_away = report.owner_after != report.droplet_id
-        self.intent = f"a person moved it to Droplet {report.owner_after} by hand: left there until a new VRRP event" if is_away else None
+    def note_order(self, to_droplet: int | None, report: FailoverReport) -> None:
+        """Take what became of a person's move: that it went elsewhere is intent, which only a new VRRP event overrules."""
+        is_away = to_droplet is not None and to_droplet != report.droplet_id
+        if is_away and report.owner_after == to_droplet:
+            self._take_intent(f"a person moved it to Droplet {to_droplet} by hand: left there until a new VRRP event")
+        elif not is_away:
+            self.intent = None
+
+    def _take_intent(self, intent: str | None) -> None:
+        """Let a person's will count for more than what was heard or found before it."""
+        self.intent = intent
+        if intent is not None:
+            self.lower, self.found = None, {}
 
     def settle(self, now: float) -> None:
         """Watch it closely for a while: the IP was just made ours."""

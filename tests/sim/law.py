@@ -97,11 +97,13 @@ class Law:
         same = node.memory.boot_id == node.boot_id and node.kv.process is not None and node.kv.process == told.process
         told.process, told.ended_at, told.turns = node.kv.process, None, 0
         told.starts += 1
-        if node.memory.boot_id != node.boot_id:
-            told.script = (0, 0)
         if not same:
             told.speaks_itself = False
             self._claim(told, None)
+
+    def note_boot(self, node: Node) -> None:
+        """The machine was started: its scripts count from the beginning."""
+        self.told[node.number].script = (0, 0)
 
     def note_process(self, node: Node, process: Process | None, *, is_sure: bool) -> None:
         """The daemon looked which keepalived runs."""

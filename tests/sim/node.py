@@ -133,6 +133,8 @@ class Node:
 
     def write(self, line: str) -> None:
         """Write a line into the FIFO; a full one drops it without a word."""
+        if self.is_off:
+            return
         if len(self.pipe) >= self.capacity:
             self.note(f"{line} is lost: the FIFO is full")
             return

@@ -141,6 +141,7 @@ class Trouble:
         droplet.status, droplet.answers = "active", True
         node.booted_at = asyncio.get_running_loop().time() - 20.0
         node.boot_id = f"boot-{node.booted_at}"
+        self.region.law.note_boot(node)
         node.note("the Droplet is on again")
         self._later(0.0, 3.0, node.start_keepalived)
         self._later(0.0, 3.0, node.start_daemon)
