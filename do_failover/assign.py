@@ -1,7 +1,7 @@
 """Step 3: the reserved IP becomes the target Droplet's. Only the owner read from the API at the end counts.
 
     the metadata service says that the IP is not here: POST at once
-    it says that it is here, or nothing: read the owner; already the target: done, nothing is sent
+    it says that it is here, or nothing: read the owner; already the target, and not locked: done, nothing is sent
     the IP is locked, or the last POST may still land: wait, read the owner and the newest action again
     POST assign: read the owner until it is the target; no longer locked and not the target: ask the action why
     POST refused (422): find out why by reading; already the target: done
@@ -182,6 +182,7 @@ class _Assign:
         if not (self.goal.is_surely_elsewhere and self.record.posts == 0):
             current = await self.read_owner()
             if current.droplet_id == self.goal.target:
+                self._check_that_it_stays(current)
                 return current
             if self.may_land or current.is_locked:
                 await self._wait_for_what_may_land(current)
@@ -201,6 +202,12 @@ class _Assign:
             self.record.before = current
         self.record.after = current
         return current
+
+    def _check_that_it_stays(self, current: ReservedIp) -> None:
+        """Ours, and locked by an action that is not ours: it may still move it away, so it is waited for."""
+        if current.is_locked and self.record.posts == 0 and self.deadline.remaining_s() > _POST_NEEDS_S:
+            msg = f"{current.address} belongs to {_name(current)} already, and is locked by an action that may still move it"
+            raise TemporaryError(msg, kind="locked")
 
     async def _wait_for_what_may_land(self, current: ReservedIp) -> None:
         """Don't repeat a POST of unknown fate while the IP's newest action is still running.

@@ -162,6 +162,8 @@ class Daemon:
 
         `is_all`: what all of them share has changed too (the API's address, the token's place).
         """
+        if self._ended.is_set():
+            return
         wanted = {entry.reserved_ip: entry for entry in entries}
         heard = {_name_of(keeper.entry): keeper.standing.event for keeper in self.keepers.values()}
         gone = [ip for ip in self.keepers if ip not in wanted]

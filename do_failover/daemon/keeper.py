@@ -256,10 +256,11 @@ class Keeper:
         if not seen.is_owner_visible:
             self._say("the API hides the owner: the token lacks the scope droplet:read")
             return
-        intent, lost = standing.intent, standing.note_owner(seen, self.world.clock.now())
+        before = standing.remember()
+        lost = standing.note_owner(seen, self.world.clock.now())
         if lost is not None:
             self._say(lost)
-        if standing.intent != intent:
+        if standing.remember() != before:
             self._on_change()
         if standing.claim is VrrpState.MASTER and standing.me is not None and not standing.is_ours and standing.intent is None:
             peers, last = self.world.list_peers(), standing.contest.last_action_id

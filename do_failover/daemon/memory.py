@@ -34,6 +34,7 @@ class Kept:
     intent: str | None = None
     acted_at: dict[str, float] = field(default_factory=dict)
     is_lower_pending: bool = False
+    droplet_id: int | None = None  # this one, where it owned the IP when that was read last
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,7 @@ class Standing:
             intent=self.intent,
             acted_at=dict(self.acted_at),
             is_lower_pending=self.lower is not None,
+            droplet_id=self.me if self.is_ours else None,
         )
 
 
@@ -216,6 +217,8 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
         intent=kept.intent,
         acted_at=dict(kept.acted_at),
         lower=kept.event if kept.is_lower_pending else None,
+        me=kept.droplet_id,
+        owner=kept.droplet_id if kept.droplet_id is not None else UNKNOWN,
         look_at=now,
     )
 

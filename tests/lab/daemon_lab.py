@@ -66,6 +66,9 @@ async def mend(lab: LabHandle, peers: int) -> str:
             await start_if_down(lab, name, service)
     for number in range(1, peers + 1):
         await start_if_down(lab, f"app{number}", "sshd")
+    state = await lab.state()
+    if state.owner is None or find_master(state) not in {None, state.owner}:  # a failed story's, or a person's move
+        await lab.assign(find_master(state) or "lb1")
     return await come_to_rest(lab)
 
 

@@ -27,7 +27,7 @@ from tests.lab.daemon_lab import (
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
 PEERS = 3
-QUICK = "settle_s = 2\nguard_s = 2\ncool_off_s = 3\n"
+QUICK = "settle_s = 4\nguard_s = 2\ncool_off_s = 3\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -67,7 +67,7 @@ async def test_a_master_event_moves_the_ip_once_although_it_comes_by_the_fifo_an
 async def test_backup_while_the_action_runs_supersedes_and_the_true_master_has_the_ip_in_the_end(lab: LabHandle) -> None:
     await make_master(lab, "lb1")
     before, sent = len(await acts(lab, "lb2")), len(await posts(lab))
-    await lab.set_action_time(4)
+    await lab.set_action_time(2)
     await lab.cut(("lb1", "lb2"), ("lb2", "lb1"))
     await poll(lambda: posts(lab), lambda found: len(found) > sent, "lb2 sent no assign")
     await lab.set_action_time(ACTION_S)

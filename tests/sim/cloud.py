@@ -80,7 +80,7 @@ class Cloud:
         """Return the reserved IP as it is now."""
         found = self.droplets.get(self.owner) if self.owner is not None else None
         public, status = (found.public, found.status) if found is not None else (None, None)
-        return ReservedIp(IP, "nyc3", self.owner, True, self.locked_by is not None, public, status)  # noqa: FBT003 - is_owner_visible
+        return ReservedIp(IP, "nyc3", self.owner, True, self.locked_by is not None, public, status)
 
     def begin(self, by: str, target: int | None) -> Deed:
         """Begin an action. What it will do is drawn now."""

@@ -249,14 +249,21 @@ class Law:
 
     def _is_known_owner(self, number: int) -> bool:
         daemon = self.region.nodes[number].daemon if self.region is not None else None
-        return daemon is not None and all(keeper.standing.is_ours for keeper in daemon.keepers.values())
+        standings = [keeper.standing for keeper in daemon.keepers.values()] if daemon is not None else []
+        return any(standing.is_ours and standing.is_served for standing in standings)
 
     # -- what a report says
 
     def note_report(self, node: Node, report: FailoverReport) -> None:
         """I7: rows of peers that could be reached all the time."""
         verify = next((stage for stage in report.stages if stage.name == "verify"), None)
-        if report.error is not None or any("deadline passed" in warning for warning in report.warnings) or verify is None or report.owner_after != node.number or self.region is None:
+        if (
+            report.error is not None
+            or any("deadline passed" in warning for warning in report.warnings)
+            or verify is None
+            or report.owner_after != node.number
+            or self.region is None
+        ):
             return
         began = self.now() - (verify.end_s - report.stages[0].start_s) - GRACE_S
         if self.landed_at > self.now() - (verify.end_s - verify.start_s) - GRACE_S or node.troubled_at > began:
@@ -265,7 +272,9 @@ class Law:
             host = self.region.fleet.hosts[row.host]
             if host.is_up and host.up_since < began - 20.0:
                 if row.outcome is not PeerOutcome.HEALED:
-                    self.blame("I7", f"{node.name}'s report calls {row.host} {row.outcome}, which could be reached all the time: {row.error}")
+                    self.blame(
+                        "I7", f"{node.name}'s report calls {row.host} {row.outcome}, which could be reached all the time: {row.error}"
+                    )
                 elif row.duration_s > _ROW_S + 4 * host.takes_s and self.now() - began < _ROW_S:
                     self.blame("I7", f"{row.host} needed {row.duration_s} s: something delayed it")
 

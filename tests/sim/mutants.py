@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from do_failover import failover
+from do_failover import failover, rounds
 from do_failover.daemon import daemon, due, evidence, keeper, memory, standing
 from do_failover.model import VrrpState
 
@@ -60,6 +60,11 @@ def _coalesce_to_the_oldest(self: Any, heard: Any) -> Any:
 async def _turn_without_lock(self: Any, event: Any, mandate: Any, patience_s: float = 0.0) -> AsyncIterator[None]:
     async with self.world.take_turn(self.entry, event, mandate):
         yield
+
+
+def _end_by_halves(self: Any, why: str) -> None:
+    self._supersede(why, is_master=True)
+    self._news.set()
 
 
 _tell = keeper.Keeper._tell
@@ -116,8 +121,10 @@ def _build() -> tuple[Mutant, ...]:
     one, two = frozenset({"I1"}), frozenset({"I2"})
     return (
         Mutant("nothing but an own MASTER event moves the IP", one, keeper.Keeper, "_step", _step_once_served),
+        Mutant("one round has to do", one, rounds, "_may_try_again", lambda request, report: False),
         Mutant("an owner that is off is no evidence", one, evidence, "examine", _examine_nothing),
         Mutant("an event revokes nothing", two, keeper.Keeper, "hear", _hear_without_revoking),
+        Mutant("SIGTERM ends what runs, and something else begins", two, keeper.Keeper, "end", _end_by_halves),
         Mutant("the memory of another keepalived counts", frozenset({"I2", "I3"}), memory.Memory, "recall", _recall_of_anybody),
         Mutant("keepalived's end is no STOP", frozenset({"I2", "I3"}), daemon.Daemon, "note_keepalived", _end_without_stop),
         Mutant("the oldest event counts", frozenset({"I3"}), daemon.Daemon, "_coalesce", _coalesce_to_the_oldest),

@@ -318,7 +318,9 @@ class Node:
         if self.number in cloud.lies and rng.random() < 0.3:
             raise TemporaryError("the metadata service doesn't answer", kind="metadata")
         is_here = cloud.seen.get(self.number, False) ^ (self.number in cloud.lies)
-        return Identity(self.number, "nyc3", self.name, cloud.droplets[self.number].public, None, "10.17.0.6", is_here, IP if is_here else None)
+        return Identity(
+            self.number, "nyc3", self.name, cloud.droplets[self.number].public, None, "10.17.0.6", is_here, IP if is_here else None
+        )
 
     @contextlib.asynccontextmanager
     async def _take_turn(self, entry: FailoverConfig, event: NotifyEvent | None, mandate: Mandate) -> AsyncIterator[None]:

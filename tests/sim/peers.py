@@ -78,10 +78,12 @@ class Shell:
         host, rng = self.fleet.hosts[peer.host], self.fleet.rng
         if not host.is_up or self.node.is_dark:
             await asyncio.sleep(0.5 + rng.random())
-            raise PeerError(f"{peer.host} can't be reached", kind="unreachable")
+            msg = f"{peer.host} can't be reached"
+            raise PeerError(msg, kind="unreachable")
         await asyncio.sleep(host.takes_s * (0.5 + rng.random()))
         if not host.is_up or self.node.is_dark:
-            raise PeerError(f"{peer.host}: the connection was cut", kind="unreachable")
+            msg = f"{peer.host}: the connection was cut"
+            raise PeerError(msg, kind="unreachable")
         if "route get" in command:
             return "".join(_write_route(host, address) for address in dict.fromkeys(_ROUTES.findall(command)))
         if "neigh show" in command:

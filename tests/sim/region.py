@@ -39,7 +39,10 @@ class Region:
         self.wire = Wire(rng)
         self.cloud = Cloud(rng, self.trace, self.law, droplets, owner=rng.choice((*numbers, None)))
         self.cloud.seen = {number: number == self.cloud.owner for number in droplets}
-        hosts = {f"app{n + 1}": Host(Peer(n, f"app{n + 1}"), self.cloud.owner, takes_s=0.005 + 0.02 * rng.random()) for n in range(rng.choice((2, 3)))}
+        hosts = {
+            f"app{n + 1}": Host(Peer(n, f"app{n + 1}"), self.cloud.owner, takes_s=0.005 + 0.02 * rng.random())
+            for n in range(rng.choice((2, 3)))
+        }
         self.fleet = Fleet(rng, self.cloud, hosts)
         entry = FailoverConfig(
             IP,

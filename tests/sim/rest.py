@@ -54,7 +54,9 @@ def find_excuse(region: Region, master: Node) -> str | None:
     if last.by.startswith("person"):
         return f"a person's move ({last.target}), and no VRRP event since"
     settled_at = keeper.standing.settles_at + master.booted_at
-    is_seen_in_time = last.landed_at < settled_at - 5.0 and max(region.cloud.troubled_at, master.troubled_at, master.started_at) < last.landed_at
+    is_seen_in_time = (
+        last.landed_at < settled_at - 5.0 and max(region.cloud.troubled_at, master.troubled_at, master.started_at) < last.landed_at
+    )
     if keeper.standing.contest.losses == 0 and is_seen_in_time:
         return None  # lost while settling
     if last.by == master.name:

@@ -93,5 +93,15 @@ def test_the_histories_differ_and_something_happens_in_them() -> None:
     histories = [play(seed).history for seed in range(200)]
     assert len(set(histories)) == len(histories)
     told = "\n".join(histories)
-    for word in ("MASTER_RX_LOWER_PRI", "is killed", "SIGTERM", "VRRP is cut", "takes effect", "is away", "a person", "the FIFO is full", "is off"):
+    for word in (
+        "MASTER_RX_LOWER_PRI",
+        "is killed",
+        "SIGTERM",
+        "VRRP is cut",
+        "takes effect",
+        "is away",
+        "a person",
+        "the FIFO is full",
+        "is off",
+    ):
         assert word in told, f"{word}: it never happens in 200 histories"
