@@ -6,6 +6,7 @@
       daemon/       resident: hears, supersedes, settles, guards, refreshes; the state table
       fanout        the peers: listed and discovered, merged, each with its source
       failover      the story: steps 2-6 in order under one deadline, and its rounds
+      preflight     what would fail tonight, each check on its own
       heal          one peer's part of the story
     steps, in the flow's order (never import each other)
       event         one keepalived notify becomes a NotifyEvent

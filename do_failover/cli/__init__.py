@@ -8,6 +8,7 @@ story      runs a failover under signals, with live progress
 notify     keepalived's hook
 daemon     the resident failover; resident: its outside, built from the configuration
 asking     asks the daemon over its local socket
+preflight  what would fail tonight; peers: who would be refreshed; init: the first configuration
 status     VRRP's claim, the API's owner, the peers, in one view
 by_hand    assign, announce, refresh, verify
 plan       --dry-run: every call and frame, nothing sent
@@ -42,6 +43,7 @@ COMMANDS = {
     "refresh": ("do_failover.cli.by_hand", "Make the peers ping this Droplet, and prove that they reach it."),
     "verify": ("do_failover.cli.by_hand", "Prove, peer by peer, that they reach the reserved IP here."),
     "status": ("do_failover.cli.status", "One view: VRRP's claim, the API's owner, the peers; are they at odds."),
+    "preflight": ("do_failover.cli.preflight", "Everything that would fail tonight, found today."),
     "peers": ("do_failover.cli.peers", "Who would be refreshed, from where we know them, and who is skipped and why."),
     "init": ("do_failover.cli.init", "Write the first configuration, and with --systemd what the daemon needs."),
     "config": ("do_failover.cli.config", "Check the configuration: all problems at once."),

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from do_failover.model import FailoverReport
 
@@ -64,6 +64,18 @@ def print_failure(kind: str, message: str, exit_code: int, request_id: str | Non
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     click.secho(f"do-failover: warning: {message}", err=True, fg="yellow")
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal that something is being done; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def open_log(*, to_syslog: bool, is_verbose: bool) -> logging.Logger:

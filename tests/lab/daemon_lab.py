@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from do_failover.lab.errors import LabError
@@ -13,6 +15,7 @@ BALANCERS = ("lb1", "lb2")
 DROPLET = {"lb1": 1, "lb2": 2, "spare": 2001}
 PROGRAM = "/run/lab/do-failover"
 ACTION_S = 0.3
+CREATED = 201
 Status = dict[str, Any]
 
 
@@ -50,8 +53,11 @@ async def find_unrest(lab: LabHandle) -> str | None:
 
 async def come_to_rest(lab: LabHandle, *, limit_s: float = 30.0) -> str:
     """Wait until there is no unrest; return the MASTER's name."""
-    unrest = await poll(lambda: find_unrest(lab), lambda found: found is None, "no rest", limit_s=limit_s)
-    assert unrest is None
+    try:
+        await poll(lambda: find_unrest(lab), lambda found: found is None, "no rest", limit_s=limit_s)
+    except AssertionError as error:
+        logs = [await run_here(lab, name, "tail -n 12 /run/log/daemon | cut -c 1-300") for name in BALANCERS]
+        raise AssertionError("\n\n".join([str(error), *logs])) from None
     master = find_master(await lab.state())
     assert master is not None
     return master
@@ -77,11 +83,8 @@ async def start_if_down(lab: LabHandle, node: str, service: str) -> None:
         await lab.start(node, service)
 
 
-async def poll(read: Callable[[], Any], is_true: Callable[[Any], bool], complaint: str, *, limit_s: float = 15.0) -> Any:
+async def poll(read: Callable[[], Awaitable[Any]], is_true: Callable[[Any], bool], complaint: str, *, limit_s: float = 15.0) -> Any:
     """Read until it is as wanted, and return it."""
-    import asyncio
-    import time
-
     end = time.monotonic() + limit_s
     while not is_true(found := await read()):
         assert time.monotonic() < end, f"{complaint} within {limit_s:g} s: {found}"
@@ -105,9 +108,9 @@ async def acts(lab: LabHandle, node: str) -> list[dict[str, Any]]:
     return [report for report in await lab.reports(node) if report["decision"] != "ignore"]
 
 
-async def posts(lab: LabHandle) -> list[str | None]:
-    """Name who sent each assign so far."""
-    return [request["node"] for request in (await lab.state()).requests if request["method"] == "POST"]
+async def posts(lab: LabHandle) -> list[str]:
+    """Name who began each action so far: assigns that were refused are none."""
+    return [request["node"] for request in (await lab.state()).requests if request["method"] == "POST" and request["status"] == CREATED]
 
 
 async def reload_with(lab: LabHandle, node: str, keys: str) -> None:

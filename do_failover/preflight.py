@@ -1,0 +1,179 @@
+"""Everything that would fail tonight, found today: each check on its own, each with the line that mends it.
+
+Guarantees: nothing is changed anywhere; one check that fails stops no other. Not guaranteed: that what works now works
+at three in the morning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import resource
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from do_failover.errors import FailoverError, PeerError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from do_failover.config import FailoverConfig
+    from do_failover.model import Identity, Peer
+    from do_failover.refresh import PeerShell
+    from do_failover.request import Api
+
+_CALL_S = 10.0
+_FILES_A_PEER, _FILES_MORE = 2, 100  # a login under way has two; and what everything else needs
+_LOOK = "export LC_ALL=C; command -v ping >/dev/null || echo no ping; command -v ip >/dev/null || echo no ip; echo looked"
+_NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default")
+
+
+class Result(StrEnum):
+    """How a check came out."""
+
+    GOOD = "good"
+    WARN = "warn"  # it works, but worse than it could
+    BAD = "bad"  # it would fail
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what was looked at, how it came out, and what mends it."""
+
+    name: str
+    result: Result
+    sentence: str
+    remedy: str | None = None
+    exit_code: int = 0
+
+
+def explain(name: str, error: FailoverError) -> Check:
+    """Turn an error into a check that went badly: its sentence says what to do."""
+    return Check(name, Result.BAD, error.message, exit_code=error.exit_code)
+
+
+async def check_api(api: Api, entry: FailoverConfig, me: Identity | None) -> list[Check]:
+    """Read what a failover reads: the IP and its owner, and its newest action."""
+    name = f"API {entry.reserved_ip}"
+    try:
+        seen = await api.read_reserved_ip(entry.reserved_ip, _CALL_S)
+    except FailoverError as error:
+        return [explain(name, error)]
+    if not seen.is_owner_visible:
+        return [Check(name, Result.BAD, "the API hides the owner", "give the token the scope droplet:read", RefusedError.exit_code)]
+    owner = "no Droplet" if seen.droplet_id is None else f"Droplet {seen.droplet_id}"
+    checks = [Check(name, Result.GOOD, f"the token is accepted; the owner is {owner}")]
+    if me is not None and me.region is not None and seen.region is not None and me.region != seen.region:
+        sentence = f"it is of region {seen.region}, this Droplet of {me.region}: it can never be assigned here"
+        checks.append(Check(name, Result.BAD, sentence, "correct reserved_ip", 6))
+    try:
+        await api.read_newest_action(entry.reserved_ip, _CALL_S)
+    except FailoverError as error:
+        sentence = f"its actions can't be read, so a refused assign can't be explained: {error.message}"
+        checks.append(Check(name, Result.WARN, sentence, "give the token the scope actions:read"))
+    return checks
+
+
+def check_identity(me: Identity | None) -> Check:
+    """Look at what the metadata service says of this Droplet."""
+    if me is None or me.droplet_id is None:
+        return Check("metadata", Result.BAD, "this Droplet is unknown", "set digitalocean.droplet_id and region", 6)
+    if me.public_address is None and me.public_address_v6 is None:
+        return Check("metadata", Result.WARN, f"Droplet {me.droplet_id} has no known public address: peers can't be made to ping it")
+    if me.anchor_address is None and me.public_address is not None:
+        return Check("metadata", Result.WARN, f"Droplet {me.droplet_id} shows no anchor IP, which a reserved IPv4 address needs")
+    return Check("metadata", Result.GOOD, f"this is Droplet {me.droplet_id} in {me.region}")
+
+
+def check_directory(name: str, path: Path) -> Check:
+    """Look whether this user can write a directory, or make it."""
+    place = path
+    while not os.access(place, os.F_OK) and place != place.parent:
+        place = place.parent
+    if os.access(place, os.W_OK | os.X_OK):
+        return Check(name, Result.GOOD, f"{path} can be written")
+    return Check(name, Result.WARN, f"{path} can't be written by this user: failovers go on without it", f"check owner and mode of {place}")
+
+
+async def check_peers(shell: PeerShell, peers: Sequence[Peer], limit_s: float) -> list[Check]:
+    """Log in to every peer, side by side, and look for ping and ip there."""
+    found = await asyncio.gather(*(_check_peer(shell, peer, limit_s) for peer in peers))
+    bad = [check for check in found if check.result is not Result.GOOD]
+    if peers:
+        good = len(found) - len(bad)
+        bad.insert(
+            0, Check("peers", Result.GOOD if not bad else Result.WARN, f"{good} of {len(peers)} peers are reached and have what it takes")
+        )
+    return bad
+
+
+async def _check_peer(shell: PeerShell, peer: Peer, limit_s: float) -> Check:
+    name = f"peer {peer.host}"
+    try:
+        async with asyncio.timeout(limit_s):
+            text = await shell.run(peer, _LOOK)
+    except PeerError as error:
+        return explain(name, error)
+    except TimeoutError:
+        return Check(name, Result.BAD, f"{peer.host}: it did not answer within {limit_s:g} s", exit_code=PeerError.exit_code)
+    missing = re.findall(r"^no (ping|ip)$", text, re.MULTILINE)
+    if missing:
+        sentence = f"{peer.host}: {' and '.join(missing)} not found there"
+        return Check(name, Result.BAD, sentence, "install iputils-ping and iproute2 there", PeerError.exit_code)
+    if "looked" not in text:
+        return Check(name, Result.WARN, f"{peer.host}: it runs something else than a shell for us")
+    return Check(name, Result.GOOD, f"{peer.host}: reached")
+
+
+def check_files(peers: int, pid: int | None) -> Check:
+    """Look whether the daemon (or this process) may open a connection to each peer."""
+    needed = peers * _FILES_A_PEER + _FILES_MORE
+    whose, limit = "this process", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if pid is not None:
+        try:
+            found = re.search(r"^Max open files +(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+            whose, limit = f"the daemon (process {pid})", int(found[1]) if found else limit
+        except OSError:
+            pass  # another user's: our own limit has to do
+    if limit >= needed:
+        return Check("open files", Result.GOOD, f"{whose} may open {limit}; {peers} peers need {needed}")
+    remedy = f"LimitNOFILE={needed} in do-failover.service (or `ulimit -n {needed}`)"
+    return Check("open files", Result.BAD, f"{whose} may open {limit} files; {peers} peers need {needed}", remedy, 1)
+
+
+def check_neighbours(peers: int, directory: Path = _NEIGHBOURS) -> Check:
+    """Look whether the kernel's neighbour table has room for all peers on the link: beyond gc_thresh3 it refuses new entries."""
+    name = "neighbour table"
+    try:
+        limits = {key: int((directory / key).read_text()) for key in ("gc_thresh2", "gc_thresh3")}
+    except (OSError, ValueError):
+        return Check(name, Result.GOOD, "no limit can be read here")
+    needed = 2 * peers + 128
+    if limits["gc_thresh3"] < needed:
+        sentence = f"gc_thresh3 is {limits['gc_thresh3']}, and {peers} peers may need {needed} entries: some would not be reached"
+        return Check(name, Result.BAD, sentence, f"sysctl -w net.ipv4.neigh.default.gc_thresh3={2 * needed}", 1)
+    return Check(name, Result.GOOD, f"gc_thresh3 is {limits['gc_thresh3']}; {peers} peers may need {needed}")
+
+
+def check_keepalived(text: str, path: Path, fifo: str) -> list[Check]:
+    """Read keepalived's configuration for what this tool needs of it. Comments don't count."""
+    lines = [re.split(r"[#!]", line, maxsplit=1)[0].strip() for line in text.splitlines()]
+    words = [line.split()[0] for line in lines if line]
+    name = f"{path}"
+    has_fifo = any(re.match(rf"vrrp_notify_fifo\s+\"?{re.escape(fifo)}\b", line) for line in lines)
+    has_notify = any(line.startswith("notify ") and "do-failover" in line for line in lines)
+    checks = []
+    if not (has_fifo or has_notify):
+        only = " (notify_master alone never says that mastership was lost)" if "notify_master" in words else ""
+        remedy = f'vrrp_notify_fifo {fifo} in global_defs, or notify "/usr/bin/do-failover notify" in the instance'
+        checks.append(Check(name, Result.BAD, f"nothing in it tells do-failover of events{only}", remedy, 6))
+    else:
+        by = " and ".join(word for word, there in (("vrrp_notify_fifo", has_fifo), ("notify", has_notify)) if there)
+        checks.append(Check(name, Result.GOOD, f"events come by {by}"))
+    if "vrrp_higher_prio_send_advert" not in words:
+        sentence = "after a split the true MASTER may never hear that there were two, and the IP may stay with the other"
+        checks.append(Check(name, Result.WARN, sentence, "vrrp_higher_prio_send_advert true in global_defs"))
+    return checks
