@@ -19,6 +19,7 @@ from typing import Any, Final
 from do_failover.model import Neighbour
 
 _MOST_TEXT = 1 << 20
+_SHOWN_MOST = 100
 _SHOWN = 40
 _LONGEST_ADDRESS = 45
 _LLADDR = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}(?:(?::[0-9a-f]{2}){2}|(?::[0-9a-f]{2}){14})?")
@@ -189,5 +190,6 @@ def _pair_words(words: list[str], keys: frozenset[str]) -> tuple[dict[str, str],
 def _show(value: object) -> str:
     """Quote a little of what was found, without anything that a terminal would obey."""
     if isinstance(value, str):
-        return ascii(value[:_SHOWN]) + ("..." if len(value) > _SHOWN else "")
+        shown = ascii(value[:_SHOWN])  # ten characters for one that is far out
+        return shown[:_SHOWN_MOST] + ("..." if len(value) > _SHOWN or len(shown) > _SHOWN_MOST else "")
     return f"a {type(value).__name__}"

@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    for item in items:
+        if "root" in item.keywords:  # with two workers: the machine's own things, one after the other, beside all else
+            item.add_marker(pytest.mark.xdist_group("machine"))
     if CAN_LAB:
         return
     needs_root = pytest.mark.skip(reason="needs root on Linux (network namespaces, raw sockets, real sshd)")

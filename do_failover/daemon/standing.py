@@ -207,7 +207,7 @@ class Standing:
 def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
     """Return the standing as it was remembered; nothing is known without memory."""
     kept = kept or Kept()
-    return Standing(
+    standing = Standing(
         entry,
         claim=kept.claim,
         event=kept.event,
@@ -221,6 +221,9 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
         owner=kept.droplet_id if kept.droplet_id is not None else UNKNOWN,
         look_at=now,
     )
+    if kept.droplet_id is not None:
+        standing.due.all_at = now  # who was late before the end is not remembered
+    return standing
 
 
 def _name(droplet_id: int | None) -> str:

@@ -194,10 +194,13 @@ async def test_a_peer_that_is_away_during_the_failover_is_healed_when_it_returns
     served = {"client": new, "app1": new, "app2": other_of(new), "app3": new}
     await lab.wait_for(lambda state: state.answers == served, "app2 is to be cut off, and nobody else")
     reports = await poll(lambda: acts(lab, new), lambda found: len(found) > before, "no report")
-    assert {peer["host"]: peer["outcome"] for peer in reports[before]["peers"]} == {"app1": "healed", "app2": "unreachable", "app3": "healed"}
+    assert {peer["host"]: peer["outcome"] for peer in reports[before]["peers"]} == {
+        "app1": "healed",
+        "app2": "unreachable",
+        "app3": "healed",
+    }
     await lab.start("app2", "sshd")
     assert await come_to_rest(lab) == new
     (late,) = (await poll(lambda: acts(lab, new), lambda found: len(found) > before + 1, "no report of the late peer"))[before + 1 :]
     assert (late["event"], late["outcome"]) == (None, "done")
     assert [peer["host"] for peer in late["peers"]] == ["app2"]
-

@@ -41,7 +41,7 @@ class Door:
         found = await self._call(timeout_s, self.cloud.read_ip)
         self.read_owner = found.droplet_id
         if self.node.incarnation == self.incarnation:
-            self.cloud.law.note_read(self.node, found.droplet_id)
+            self.cloud.law.note_read(self.node, None if found.is_locked else found.droplet_id)
         return found
 
     async def read_newest_action(self, address: str, timeout_s: float) -> Action | None:

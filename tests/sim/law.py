@@ -56,7 +56,7 @@ class Told:
     master_at: float = -1.0
     lowers: int = 0
     starts: int = 0  # of the daemon, since its own MASTER event
-    had_it: bool = False  # it read itself as owner since its own MASTER event
+    had_it: bool = False  # it read itself as owner since its own MASTER event, and no action was under way
     loss: Deed | None = None
     taken_back: set[int] = field(default_factory=set)
     moved_away_at: float | None = None  # by a person
@@ -110,9 +110,10 @@ class Law:
         told = self.told[node.number]
         if process is None and not is_sure:
             return
+        is_another = process != told.process and told.process is not None
         has_changed, told.process = process != told.process, process
         told.speaks_itself &= not has_changed
-        if told.claim not in _OVER and (process is None or has_changed):
+        if told.claim not in _OVER and (process is None or is_another):
             self._claim(told, VrrpState.STOP)
 
     def note_lines(self, node: Node, lines: list[str]) -> None:

@@ -89,6 +89,7 @@ class Node:
     kv_ended_at: float = -1.0
     started_at: float = -1.0
     read_at: float = -1.0
+    ordered_to: int | None = None
     traps: dict[str, int] = field(default_factory=dict)
     kv: Keepalived = field(init=False)
     _running: asyncio.Task[None] | None = None
@@ -243,6 +244,7 @@ class Node:
         """Let a person ask the daemon for an assign."""
         if self.daemon is None:
             return
+        self.ordered_to = to_droplet
         self.note(f"a person: assign {'' if to_droplet is None else f'--to {to_droplet}'}")
         self._begin(self._obey(self.daemon, Order(IP, to_droplet)))
 

@@ -48,9 +48,11 @@ def find_excuse(region: Region, master: Node) -> str | None:
         return None
     if told.moved_away_at is not None:
         return f"a person's move ({last.target}) that {master.name} knows, and no VRRP event since"
+    (keeper,) = daemon.keepers.values()
+    if keeper.standing.intent is not None and (last.by.startswith("person") or master.ordered_to == region.cloud.owner):
+        return f"a person's move ({region.cloud.owner}), which {master.name} read late"
     if region.cloud.owner is not None and not _is_well(region, region.cloud.owner):
         return None
-    (keeper,) = daemon.keepers.values()
     if last.by.startswith("person"):
         return f"a person's move ({last.target}), and no VRRP event since"
     settled_at = keeper.standing.settles_at + master.booted_at
