@@ -7,22 +7,33 @@ routes and neighbour entries are read from it, and none of it is proof.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from do_failover import neigh
+from do_failover import neigh, peer_words
+from do_failover.errors import PeerError
+from do_failover.foreign import clean_text
+from do_failover.peer_words import MARK, PeerCommand, split_sections
+from do_failover.peer_words import write_address as _address
 
 if TYPE_CHECKING:
     from do_failover.model import Neighbour, Peer
 
 _ECHOES = 3
 _ECHO_INTERVAL_S = 0.2  # the least that iputils grants an unprivileged user
-_MARK = "@do-failover "
+_NO_PING = {
+    "forbidden": "its user may not ping, so nothing was sent from there; allow it there: sysctl -w net.ipv4.ping_group_range='0 "
+    "2147483647', or setcap cap_net_raw+ep on its ping",
+    "missing": "it has no ping, so nothing was sent from there; install iputils-ping there",
+}
 
 
 class PeerShell(Protocol):
-    """Runs a command on a peer and returns its standard output."""
+    """Runs a command on a peer and returns its standard output.
+
+    The command is a PeerCommand: where the peer runs do-failover-peer, a shell that knows how hands it the command's
+    words instead. The answer reads the same.
+    """
 
     async def run(self, peer: Peer, command: str) -> str:
         """Raise PeerError when the peer can't be reached or doesn't answer."""
@@ -49,12 +60,14 @@ class Echoes:
     is_marked: bool = True
 
 
-def make_look_command(public: str | None, reserved: str) -> str:
+def make_look_command(public: str | None, reserved: str) -> PeerCommand:
     """Return what a peer runs while the API works: its routes to both addresses."""
-    return _join([_section(f"route {_address(address)}", _route(address)) for address in (public, reserved) if address])
+    addresses = [address for address in (public, reserved) if address]
+    command = _join([_section(f"route {_address(address)}", _route(address)) for address in addresses])
+    return PeerCommand(command, peer_words.ask_to_arm(*addresses))
 
 
-def make_refresh_command(public: str | None, reserved: str, pattern: str) -> str:
+def make_refresh_command(public: str | None, reserved: str, pattern: str) -> PeerCommand:
     """Return what a peer runs once the IP has moved: the pings, in this order.
 
     iputils' ping answers to -V, and carries the pattern. BusyBox's refuses -p with more than one
@@ -66,20 +79,23 @@ def make_refresh_command(public: str | None, reserved: str, pattern: str) -> str
     if public:
         steps.append(_section("public", f"ping $n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
     steps.append(_section("reserved", f"ping $p -q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
-    return _join(steps)
+    addresses = (public, reserved) if public else (reserved,)
+    return PeerCommand(_join(steps), peer_words.ask_to_refresh(*addresses, pattern=pattern))
 
 
-def make_neighbour_command(address: str) -> str:
+def make_neighbour_command(address: str) -> PeerCommand:
     """Return what a peer runs to show its neighbour entry of an address."""
     shown = _address(address)
-    return f"export LC_ALL=C; ip -j neigh show to {shown} 2>/dev/null || ip neigh show to {shown}"
+    command = f"export LC_ALL=C; ip -j neigh show to {shown} 2>/dev/null || ip neigh show to {shown}"
+    return PeerCommand(command, peer_words.ask_for_state(address))
 
 
-def make_silence_command(owner: str, public: str) -> str:
+def make_silence_command(owner: str, public: str) -> PeerCommand:
     """Return what a peer runs to tell whether it hears an owner, and us beside it."""
-    return _join(
+    command = _join(
         [_section(name, f"ping -c 2 -W 1 {_address(at)} >/dev/null 2>&1; echo $?") for name, at in (("owner", owner), ("us", public))]
     )
+    return PeerCommand(command, peer_words.ask_who_is_silent(owner, public))
 
 
 async def is_silent(shell: PeerShell, peer: Peer, owner: str, public: str) -> bool | None:
@@ -87,14 +103,14 @@ async def is_silent(shell: PeerShell, peer: Peer, owner: str, public: str) -> bo
 
     Raises PeerError.
     """
-    sections = _split(await shell.run(peer, make_silence_command(owner, public)))
+    sections = _read_sections(peer, await shell.run(peer, make_silence_command(owner, public)))
     hears_owner, hears_us = _read_status(sections.get("owner")), _read_status(sections.get("us"))
     return not hears_owner if hears_us and hears_owner is not None else None
 
 
 async def look_at_peer(shell: PeerShell, peer: Peer, public: str | None, reserved: str) -> PeerView:
     """Connect to a peer and ask for its routes. Raises PeerError."""
-    sections = _split(await shell.run(peer, make_look_command(public, reserved)))
+    sections = _read_sections(peer, await shell.run(peer, make_look_command(public, reserved)))
     return PeerView(
         route_to_public=_read_route(sections.get(f"route {public}"), public),
         route_to_reserved=_read_route(sections.get(f"route {reserved}"), reserved),
@@ -103,10 +119,10 @@ async def look_at_peer(shell: PeerShell, peer: Peer, public: str | None, reserve
 
 async def refresh_peer(shell: PeerShell, peer: Peer, public: str | None, reserved: str, pattern: str) -> Echoes:
     """Make a peer ping the owner. Raises PeerError."""
-    sections = _split(await shell.run(peer, make_refresh_command(public, reserved, pattern)))
+    sections = _read_sections(peer, await shell.run(peer, make_refresh_command(public, reserved, pattern)))
     return Echoes(
-        public_answered=_read_status(sections.get("public")),
-        reserved_answered=_read_status(sections.get("reserved")),
+        public_answered=_read_ping(sections, "public", public),
+        reserved_answered=_read_ping(sections, "reserved", reserved),
         is_marked=sections.get("kind", "").strip() != "plain",
     )
 
@@ -114,8 +130,9 @@ async def refresh_peer(shell: PeerShell, peer: Peer, public: str | None, reserve
 async def read_neighbour(shell: PeerShell, peer: Peer, address: str) -> Neighbour | None:
     """Return a peer's neighbour entry of an address. Raises PeerError."""
     text = await shell.run(peer, make_neighbour_command(address))
+    sections = _read_sections(peer, text)
     try:
-        found = neigh.parse_neighbours(text)
+        found = neigh.parse_neighbours(sections.get(f"neighbour {address}", text))
     except ValueError:
         return None
     return next((entry for entry in found if entry.address == address), None)
@@ -136,34 +153,36 @@ def _read_status(text: str | None) -> bool | None:
 
 
 def _section(name: str, command: str) -> str:
-    return f"echo '{_MARK}{name}'; {command}"
+    return f"echo '{MARK}{name}'; {command}"
 
 
 def _join(sections: list[str]) -> str:
     return "export LC_ALL=C; " + "; ".join(sections)
 
 
-def _split(text: str) -> dict[str, str]:
-    """Split an answer at its marks."""
-    sections: dict[str, str] = {}
-    for part in ("\n" + text).split("\n" + _MARK)[1:]:
-        name, _, body = part.partition("\n")
-        sections[name] = body
+def _read_sections(peer: Peer, text: str) -> dict[str, str]:
+    """Split an answer at its marks. Raises PeerError for what do-failover-peer says instead of one."""
+    sections = split_sections(text)
+    if "refused" in sections:
+        msg = (
+            f"{peer.host}: its do-failover-peer refused ({clean_text(sections['refused']) or 'without a reason'}), so nothing was "
+            f"done there; compare the --allow list in its authorized_keys with `do-failover peers authorize`"
+        )
+        raise PeerError(msg, kind="command")
+    for name, body in sections.items():
+        if body.strip() in _NO_PING and name.startswith(("ping ", "owner", "us")):
+            msg = f"{peer.host}: {_NO_PING[body.strip()]}"
+            raise PeerError(msg, kind="command")
     return sections
+
+
+def _read_ping(sections: dict[str, str], name: str, address: str | None) -> bool | None:
+    return _read_status(sections.get(name, sections.get(f"ping {address}")))
 
 
 def _route(address: str) -> str:
     shown = _address(address)
     return f"ip -j route get {shown} 2>/dev/null || ip route get {shown} 2>/dev/null"
-
-
-def _address(text: str) -> str:
-    """Return the address as text that is safe in a shell command. Raises ValueError, also for a scope id: it may hold any text."""
-    address = ipaddress.ip_address(text)
-    if "%" in str(address):
-        msg = "an address with a scope id is not used in a command"
-        raise ValueError(msg)
-    return str(address)
 
 
 def _hex(text: str) -> str:

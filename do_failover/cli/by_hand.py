@@ -109,12 +109,15 @@ def _tell(
     to_droplet: int | None = None,
     is_verbose: bool = False,
 ) -> int:
+    claims, warning = open_claims(config)
+    nits = [*nits, *_warn_of_vrrp(claims, entry, steps)]
     with live_progress() as observe:
         report = _ask_daemon(config, entry, steps, to_droplet, observe)
     if report is not None:
+        for nit in nits:
+            warn(nit)
         return _print(report, output)
-    claims, warning = open_claims(config)
-    warnings = [*nits, *([warning] if warning is not None else []), *_warn_of_vrrp(claims, entry, steps)]
+    warnings = [*nits, *([warning] if warning is not None else [])]
     peers = read_peers_by_hand(config) if steps & {"refresh", "verify"} else read_peers(config)
     story = Story(
         config,

@@ -298,6 +298,9 @@ class Keeper:
         try:
             async with self.turn(None, mandate, patience_s=self.entry.deadline_s):
                 self._manual = mandate
+                if "assign" in order.steps:
+                    self.standing.note_order_begins(order.to_droplet)
+                    self._on_change()
                 request = self._make_request(
                     event=None, steps=order.steps, to_droplet=order.to_droplet, heard_at=heard_at, contest=Contest()
                 )

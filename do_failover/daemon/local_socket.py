@@ -22,7 +22,7 @@ import msgspec
 
 from do_failover.codec import encode_report
 from do_failover.daemon.orders import Order
-from do_failover.errors import ConfigError, FailoverError, InterruptedByPersonError, TemporaryError
+from do_failover.errors import ConfigError, FailoverError, InterruptedByPersonError, RefusedError, TemporaryError
 from do_failover.mandate import Mandate
 from do_failover.model import Stage
 from do_failover.request import ALL_STEPS
@@ -92,12 +92,12 @@ class LocalSocket:
                 await writer.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(_REQUEST_S):  # read first: who writes to a closed socket never sees the reason
+            line = await reader.readline()
         uid = _read_uid(writer)
         if uid not in self._uids:
             msg = f"user {uid} may not ask this daemon: only root, its own user and keepalived's script user may"
-            raise FailoverError(msg, kind="refused")
-        async with asyncio.timeout(_REQUEST_S):
-            line = await reader.readline()
+            raise RefusedError(msg)
         try:
             request = msgspec.json.decode(line, type=_Request)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

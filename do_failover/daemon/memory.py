@@ -22,6 +22,14 @@ Process = tuple[int, int]  # start in clock ticks since boot, pid
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """A person's will: who is to own the IP (None: nobody), as long as that one does, and the sentence that says so."""
+
+    owner: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """One reserved IP's part."""
 
@@ -31,7 +39,7 @@ class Kept:
     losses: int = 0
     last_action_id: int | None = None
     settles_at: float = 0.0
-    intent: str | None = None
+    intent: Intent | None = None
     acted_at: dict[str, float] = field(default_factory=dict)
     is_lower_pending: bool = False
     droplet_id: int | None = None  # this one, where it owned the IP when that was read last

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from do_failover.assign import Contest
 from do_failover.daemon.due import NEVER, DuePeers
-from do_failover.daemon.memory import Kept
+from do_failover.daemon.memory import Intent, Kept
 from do_failover.daemon.table import Choice, Evidence, View
 from do_failover.decision import UNKNOWN, Owner, Unknown
 from do_failover.model import FailoverReport, NotifyEvent, ReservedIp, VrrpState
@@ -42,7 +42,7 @@ class Standing:
     is_served: bool = True
     contest: Contest = field(default_factory=Contest)
     settles_at: float = 0.0
-    intent: str | None = None
+    intent: Intent | None = None
     acted_at: dict[str, float] = field(default_factory=dict)
     lower: NotifyEvent | None = None
     me: int | None = None
@@ -87,8 +87,10 @@ class Standing:
     def note_owner(self, seen: ReservedIp, now: float) -> str | None:
         """Take the owner as the API names it; return a sentence when it went away from here."""
         before, self.owner = self.owner, seen.droplet_id
+        if self.intent is not None and self.intent.owner != seen.droplet_id and not seen.is_locked:
+            self.intent = None  # it speaks of another owner: what is wanted now is seen now
         if self.is_ours:
-            self.intent, self.found = None, {}
+            self.found = {}
             if before != self.me:
                 self.due.all_at = now  # it came without a story of ours: what the peers know of it is not known
             return None
@@ -99,19 +101,20 @@ class Standing:
             return f"it went away from this Droplet: its owner is {_name(seen.droplet_id)}"
         return None
 
-    def _find_intent(self, before: Owner, owner: int | None) -> str | None:
+    def _find_intent(self, before: Owner, owner: int | None) -> Intent | None:
         """Tell a person's move from another master's: no master unassigns, or assigns to a Droplet that is none of the pair."""
         if owner is None:
-            return "a person unassigned it: left so until a new VRRP event" if before == self.me else None
+            return Intent(None, "a person unassigned it: left so until a new VRRP event") if before == self.me else None
         pair = {router.droplet_id for router in self.entry.routers}
         if pair and owner not in pair:
-            return f"a person moved it to Droplet {owner}, which is none of the pair: left there until a new VRRP event"
+            return Intent(owner, f"a person moved it to Droplet {owner}, which is none of the pair: left there until a new VRRP event")
         return None
 
     def note_report(self, report: FailoverReport, peers: tuple[Peer, ...], now: float, *, is_all: bool) -> bool:
         """Take what a story found; return whether any peer came out otherwise than before."""
         self.me = report.droplet_id if report.droplet_id is not None else self.me
-        has_changed = report.error is not None and report.error.kind == "owner_changed"  # then no owner means unassigned
+        # Where the owner was read and is not this Droplet, no owner means unassigned, not unknown.
+        has_changed = report.error is not None and report.error.kind in {"owner_changed", "not_owner"}
         before: Owner = self.me if has_changed else self.owner
         self.owner = report.owner_after if report.owner_after is not None or has_changed else UNKNOWN
         self.look_at = now + _LOOK_SOON_S
@@ -126,15 +129,18 @@ class Standing:
             return False
         return self.due.note(zip(peers, report.peers, strict=True), now)
 
+    def note_order_begins(self, to_droplet: int | None) -> None:
+        """Let a person's order to move the IP elsewhere count from its beginning: this process may not live to its end."""
+        if to_droplet is not None and to_droplet != self.me:
+            self._take_intent(_moved_by_hand(to_droplet))
+
     def note_order(self, to_droplet: int | None, report: FailoverReport) -> None:
         """Take what became of a person's move: that it went elsewhere is intent, which only a new VRRP event overrules."""
         is_away = to_droplet is not None and to_droplet != report.droplet_id
-        if is_away and report.owner_after == to_droplet:
-            self._take_intent(f"a person moved it to Droplet {to_droplet} by hand: left there until a new VRRP event")
-        elif not is_away:
+        if not is_away or report.owner_after not in {None, to_droplet}:
             self.intent = None
 
-    def _take_intent(self, intent: str | None) -> None:
+    def _take_intent(self, intent: Intent | None) -> None:
         """Let a person's will count for more than what was heard or found before it."""
         self.intent = intent
         if intent is not None:
@@ -172,7 +178,7 @@ class Standing:
             is_refresh_due=self.due.is_due(now),
             is_settling=now < self.settles_at,
             losses=self.contest.losses,
-            intent=self.intent,
+            intent=self.intent.why if self.intent is not None else None,
             evidence=tuple((kind, why) for kind, why in found.items() if now >= self._cooled_at(kind)),
         )
 
@@ -224,6 +230,10 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
     if kept.droplet_id is not None:
         standing.due.all_at = now  # who was late before the end is not remembered
     return standing
+
+
+def _moved_by_hand(droplet_id: int) -> Intent:
+    return Intent(droplet_id, f"a person moved it to Droplet {droplet_id} by hand: left there until a new VRRP event")
 
 
 def _name(droplet_id: int | None) -> str:

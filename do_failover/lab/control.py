@@ -97,6 +97,7 @@ def _state(lab: Rehearsal) -> dict[str, Any]:
     return {
         "owner": lab.owner.name if lab.owner else None,
         "owner_id": lab.region.reserved_ips[lab.plan.reserved_ip].droplet_id,
+        "is_locked": lab.region.reserved_ips[lab.plan.reserved_ip].is_locked,
         "reserved_ip": lab.plan.reserved_ip,
         "vrrp": lab.services.vrrp_state,
         "requests": lab.requests(),

@@ -37,11 +37,13 @@ _EVERY_S = 0.05
 class LabState:
     """A moment of the lab. `requests` is the API's whole log; `answers` says who answers each source (None: nobody).
 
-    `owner` is None for no Droplet and for one that is no load balancer; `owner_id` tells which.
+    `owner` is None for no Droplet and for one that is no load balancer; `owner_id` tells which. `is_locked`: an action on
+    the reserved IP is in progress.
     """
 
     owner: str | None
     owner_id: int | None
+    is_locked: bool
     reserved_ip: str
     token: str
     vrrp: dict[str, str]

@@ -32,6 +32,7 @@ class PeerArms:
     """Whether a peer is armed: one row of `peers` and `status`.
 
     `since_s`: armed for so long; `attempts`: how many failed since it was last armed; `error`: the last one's sentence.
+    `is_restricted`: its key runs do-failover-peer only; false: a shell, wider than needed; None: not known now.
     """
 
     host: str
@@ -39,6 +40,7 @@ class PeerArms:
     since_s: float | None
     attempts: int
     error: str | None
+    is_restricted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class ArmedPeers:
                 since_s=now - keeper.armed_at if key in self._armed and keeper.armed_at is not None else None,
                 attempts=keeper.attempts,
                 error=keeper.error.message if keeper.error is not None else None,
+                is_restricted=self._armed[key].speaks_words if key in self._armed else None,
             )
             for key, keeper in self._keepers.items()
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 
 from do_failover.errors import PeerError
+from do_failover.peer_words import NOTHING, PeerCommand, frame_line
 from do_failover.ssh.armed_loop import AnswerReader, HostileAnswerError, make_loop_command, make_nonce
 from do_failover.ssh.sentences import clean, say
 
@@ -87,8 +88,16 @@ class ArmedChannel(asyncssh.SSHClientSession[bytes]):
                 raise say(self._label, sentence, "unreachable")
             raise self._refuse(self.ended.result())
 
+    @property
+    def speaks_words(self) -> bool:
+        """Tell whether do-failover-peer is at the other end: its key runs nothing else."""
+        return self._reader.speaks_words
+
     async def run(self, command: str) -> str:
-        """Return what the command wrote. Raises PeerError("command") when it takes too long, LostChannelError."""
+        """Return what the command wrote. Raises PeerError("command") when it takes too long, LostChannelError.
+
+        do-failover-peer gets the words of a PeerCommand; another command is none for it.
+        """
         answer = self._send(command)
         loop = asyncio.get_running_loop()
         patience = loop.call_later(min(_PATIENCE_S, self._timeout_s / 4), self._ask_for_life, answer)
@@ -147,13 +156,14 @@ class ArmedChannel(asyncssh.SSHClientSession[bytes]):
     def _send(self, command: str) -> asyncio.Future[bytes | None]:
         if self.ended.done() or self._channel is None or "\n" in command or "\0" in command:
             raise LostChannelError
+        line = command.words if self.speaks_words and isinstance(command, PeerCommand) else str(command)
         if len(self._waiting) >= _MOST_UNANSWERED:
             self.end(f"{_MOST_UNANSWERED} commands are unanswered")
             raise LostChannelError
         self._last_number = number = self._last_number + 1
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._channel.write(f"{number} {command}\n".encode())
+            self._channel.write(frame_line(number, line).encode())
         except OSError as error:
             answer.cancel()
             self.end(clean(str(error)))
@@ -165,7 +175,7 @@ class ArmedChannel(asyncssh.SSHClientSession[bytes]):
         if answer.done() or self._probe is not None:
             return
         with contextlib.suppress(LostChannelError):
-            self._send(":").cancel()
+            self._send(NOTHING).cancel()
             self._probe = asyncio.get_running_loop().call_later(self._timeout_s / 2, self._give_up)
 
     def _give_up(self) -> None:

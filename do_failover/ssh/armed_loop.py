@@ -5,6 +5,8 @@ r"""The remote loop of an armed peer, and the reader of its answers. Pure.
                      NONCE ID 0\nOUTPUT\nNONCE.\n     what it wrote
                      NONCE ID 1\n\nNONCE.\n           it wrote more than ANSWER_LIMIT bytes, which are not sent
 
+    from do-failover-peer  the same with its name instead of the nonce; it runs words (peer_words.py), not commands
+
 The nonce is new for each channel, so no output can be taken for a frame. The peer puts it together from two halves:
 a forced command that only repeats what it was asked to run greets nobody. A frame is shorter than PIPE_BUF (4096),
 so the kernel never mixes the answers of two commands that end at once.
@@ -14,9 +16,12 @@ from __future__ import annotations
 
 import secrets
 
+from do_failover.peer_words import GREETING, SPEAKER
+
 ANSWER_LIMIT = 3500
 # What a login shell may say before the loop greets.
 _NOISE_LIMIT = 8 * 1024
+_WORDS_GREETING = GREETING.encode()
 # Twice forked, a command leaves no zombie and no row in the shell's job table. `eval` in a substitution bounds what a
 # command can do to the loop (`exit`, a syntax error, its variables). No single quote and no line end: this is one
 # word to any login shell. `$(...)` drops line ends at the end: the cold way drops them too.
@@ -50,14 +55,13 @@ class AnswerReader:
     Guarantees: it keeps less than 12 KiB; whatever else than frames comes is a HostileAnswerError.
     """
 
-    __slots__ = ("_buffer", "_end", "_start", "is_greeted")
+    __slots__ = ("_buffer", "_end", "_start", "is_greeted", "speaks_words")
 
     def __init__(self, nonce: str) -> None:
         """Expect the greeting."""
-        self._start = nonce.encode()
-        self._end = b"\n" + self._start + b".\n"
         self._buffer = bytearray()
-        self.is_greeted = False
+        self._expect(nonce.encode())
+        self.is_greeted = self.speaks_words = False
 
     @property
     def noise(self) -> bytes:
@@ -76,9 +80,15 @@ class AnswerReader:
         self._check_rest()
         return answers
 
+    def _expect(self, start: bytes) -> None:
+        self._start, self._end = start, b"\n" + start + b".\n"
+
     def _find_greeting(self) -> bool:
         greeting = self._start + b" hello\n"
         position = self._buffer.find(greeting)
+        if position < 0 and self._buffer.startswith(_WORDS_GREETING):  # sshd runs it in place of the loop: nothing comes before
+            self._expect(SPEAKER.encode())
+            self.speaks_words, position, greeting = True, 0, _WORDS_GREETING
         if position > _NOISE_LIMIT or (position < 0 and len(self._buffer) > _NOISE_LIMIT):
             msg = f"it wrote more than {_NOISE_LIMIT // 1024} KiB before the loop greeted"
             raise HostileAnswerError(msg)

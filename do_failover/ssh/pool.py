@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from do_failover.errors import PeerError
+from do_failover.peer_words import PeerCommand, frame_line, speaks_words, unwrap_answer
 from do_failover.ssh.login import Link, log_in
 from do_failover.ssh.sentences import clean, say
 from do_failover.ssh.session import NotStartedError, Runner
@@ -61,15 +63,22 @@ class PeerConnections:
         bounds the command; opening its channel may take connect_timeout_s more, and so may one new login. When its time
         is over, or stdout exceeds 64 KiB, or the caller is cancelled, sshd is told to send SIGTERM and the channel is
         closed; the connection stays. OpenSSH sends no signal to root's commands and forced ones: bound their own time.
+
+        A PeerCommand's words stand on its stdin: where do-failover-peer is the forced command it reads those, and the
+        result is what it answered; a shell's command doesn't look. No `stdin` then.
         """
+        if isinstance(command, PeerCommand) and stdin is None:
+            stdin = frame_line(_COLD, command.words)
         runner = Runner(peer.host, self._settings.connect_timeout_s)
         bound = self._settings.command_timeout_s if timeout_s is None else timeout_s
         for _ in range(2):
             link = await self.obtain(peer)
             try:
-                return await runner.run(link, command, (stdin or "").encode(), bound)
+                result = await runner.run(link, command, (stdin or "").encode(), bound)
             except NotStartedError:
                 await self._drop(peer, link)
+            else:
+                return _unwrap(peer, result)
         sentence = "its connections are cut as soon as they are open: its sshd or a firewall ends them"
         raise say(peer.host, sentence, "unreachable")
 
@@ -152,6 +161,23 @@ class PeerConnections:
         if self._links.get(key_of(peer)) is link:
             del self._links[key_of(peer)]
         await link.close()
+
+
+_COLD = 1  # the number of the only line on a channel
+
+
+def _unwrap(peer: Peer, result: CommandResult) -> CommandResult:
+    """Return what do-failover-peer answered, where it is what ran. Raises PeerError where it answered nothing."""
+    if not speaks_words(result.stdout):
+        return result
+    answer = unwrap_answer(result.stdout, _COLD)
+    if answer is None:
+        sentence = (
+            "its key runs do-failover-peer only, which gave no answer: the command is none of its words, or it ended too early; "
+            "look at that Droplet's log (journalctl -t do-failover-peer)"
+        )
+        raise say(peer.host, sentence, "command")
+    return replace(result, stdout=answer)
 
 
 _CLOSED = "not connected: the connections to the peers are being closed"

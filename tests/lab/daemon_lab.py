@@ -35,6 +35,8 @@ async def find_unrest(lab: LabHandle) -> str | None:
     master = find_master(state)
     if master is None or state.vrrp.get(other_of(master)) != "BACKUP":
         return f"VRRP: {state.vrrp}"
+    if state.is_locked:
+        return "an action is in progress"
     if state.owner != master:
         return f"VRRP says {master}, the API says {state.owner}"
     if away := {name for name, answer in state.answers.items() if answer != master}:
@@ -74,7 +76,8 @@ async def mend(lab: LabHandle, peers: int) -> str:
         await start_if_down(lab, f"app{number}", "sshd")
     state = await lab.state()
     if state.owner is None or find_master(state) not in {None, state.owner}:  # a failed story's, or a person's move
-        await lab.assign(find_master(state) or "lb1")
+        with contextlib.suppress(LabError):  # an action is in progress, and comes first
+            await lab.assign(find_master(state) or "lb1")
     return await come_to_rest(lab)
 
 

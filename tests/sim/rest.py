@@ -44,13 +44,15 @@ def find_excuse(region: Region, master: Node) -> str | None:
     """Return why I6 leaves the IP where it is: a person's move, or another's younger action without evidence."""
     law, told = region.law, region.law.told[master.number]
     last, daemon = law.last, master.daemon
-    if last is None or daemon is None or last.landed_at is None or told.vrrp_at > last.landed_at:
+    if last is None or daemon is None or last.landed_at is None:
         return None
-    if told.moved_away_at is not None:
-        return f"a person's move ({last.target}) that {master.name} knows, and no VRRP event since"
     (keeper,) = daemon.keepers.values()
     if keeper.standing.intent is not None and (last.by.startswith("person") or master.ordered_to == region.cloud.owner):
         return f"a person's move ({region.cloud.owner}), which {master.name} read late"
+    if told.vrrp_at > last.landed_at:
+        return None
+    if told.moved_away_at is not None:
+        return f"a person's move ({last.target}) that {master.name} knows, and no VRRP event since"
     if region.cloud.owner is not None and not _is_well(region, region.cloud.owner):
         return None
     if last.by.startswith("person"):

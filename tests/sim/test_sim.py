@@ -20,6 +20,7 @@ TOP = Path(__file__).parents[2]
 REPLAY = "scripts/test tests/sim --seed"
 _MUTANT_SEEDS = 1500
 _SHOWN = 3
+_ENOUGH = 1000  # histories for a share of them to mean something
 
 
 def explain(played: Played) -> str:
@@ -52,7 +53,7 @@ def test_the_invariants_hold_in_every_history(pytestconfig: pytest.Config, capsy
     count, broken, rests = play_many(wanted)
     assert not broken, "\n\n".join(explain(play(seed)) for seed in broken[:_SHOWN])
     assert count == wanted
-    assert rests["the"] > 0.9 * count, f"too many histories end in an exception, so that they show little: {rests}"
+    assert count < _ENOUGH or rests["the"] > 0.9 * count, f"too many histories end in an exception, so that they show little: {rests}"
 
 
 @pytest.mark.parametrize(("seed", "was"), NAMED_SEEDS, ids=[str(seed) for seed, _ in NAMED_SEEDS])
