@@ -66,8 +66,8 @@ def frame_line(number: int, words: str) -> str:
 
 
 def speaks_words(stdout: str) -> bool:
-    """Tell whether what a peer wrote comes from do-failover-peer: it greets first, whatever it was asked."""
-    return stdout.startswith(GREETING)
+    """Tell whether what a peer wrote comes from do-failover-peer: it greets, whatever it was asked."""
+    return f"\n{GREETING}" in f"\n{stdout}"
 
 
 def unwrap_answer(stdout: str, number: int) -> str | None:

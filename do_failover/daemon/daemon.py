@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from do_failover.mandate import Mandate
     from do_failover.model import FailoverReport, Peer
 
-Name = tuple[NotifyType, str]
 _PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
+_UNKNOWN_MOST = 64
 _END_POLL_S = 0.05
 _END_S = 12.0  # what was sent is followed for 10 s at most
 
@@ -47,13 +47,13 @@ class Daemon:
         self.keepers: dict[str, Keeper] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._lines = LineReader()
-        self._speaks_itself: set[Name] = set()
-        self._last_script: dict[Name, tuple[int, int]] = {}
-        self._unknown: set[Name] = set()
+        self._unknown: set[str] = set()
         self._ended = asyncio.Event()
-        kept = world.load_memory().recall(world.boot_id, self.keepalived)
+        memory = world.load_memory().recall(world.boot_id, self.keepalived)
+        self._speaks_itself = set(memory.speaks_itself)
+        self._last_script = dict(memory.scripts)
         for entry in entries:
-            self.keepers[entry.reserved_ip] = Keeper(entry, world, kept.get(entry.reserved_ip), self.remember)
+            self.keepers[entry.reserved_ip] = Keeper(entry, world, memory.kept.get(entry.reserved_ip), self.remember)
 
     # -- what is heard
 
@@ -69,10 +69,10 @@ class Daemon:
 
     def _coalesce(self, heard: list[Heard]) -> list[NotifyEvent]:
         """Return each name's newest event, and the lower priority that was heard after it."""
-        newest: dict[Name, list[NotifyEvent]] = {}
+        newest: dict[str, list[NotifyEvent]] = {}
         for item in heard:
             event = item.event
-            name = (event.type, event.name)
+            name = f"{event.type} {event.name}"
             if event.state in _PRIORITIES or not self._counts(item, name):
                 continue
             if event.state is VrrpState.MASTER_RX_LOWER_PRI:
@@ -81,7 +81,7 @@ class Daemon:
                 newest[name] = [event]
         return [event for events in newest.values() for event in events]
 
-    def _counts(self, item: Heard, name: Name) -> bool:
+    def _counts(self, item: Heard, name: str) -> bool:
         if item.script is None:
             self._speaks_itself.add(name)
             return True
@@ -92,9 +92,10 @@ class Daemon:
 
     def _pass_on(self, event: NotifyEvent) -> None:
         found = [keeper for keeper in self.keepers.values() if _is_for(event, keeper.entry)]
-        if not found and (event.type, event.name) not in self._unknown:
-            self._unknown.add((event.type, event.name))
-            self.world.say(f"{event.type} {event.name!r} decides over no reserved IP of the configuration: its events are ignored")
+        name = f"{event.type} {event.name!r}"
+        if not found and name not in self._unknown and len(self._unknown) < _UNKNOWN_MOST:
+            self._unknown.add(name)
+            self.world.say(f"{name} decides over no reserved IP of the configuration: its events are ignored")
         for keeper in found:
             keeper.hear(event)
             self.world.register(event, keeper.entry)
@@ -206,7 +207,8 @@ class Daemon:
     def remember(self) -> None:
         """Save what the next process has to know."""
         kept = {ip: keeper.standing.remember() for ip, keeper in self.keepers.items()}
-        self.world.save_memory(Memory(self.world.boot_id, self.keepalived, kept))
+        spoken = sorted(self._speaks_itself)
+        self.world.save_memory(Memory(self.world.boot_id, self.keepalived, kept, dict(self._last_script), spoken))
 
 
 def _name_of(entry: FailoverConfig) -> tuple[str | None, str | None]:

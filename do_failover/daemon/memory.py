@@ -52,12 +52,16 @@ class Memory:
     boot_id: str = ""
     keepalived: Process | None = None
     kept: dict[str, Kept] = field(default_factory=dict)  # by reserved IP
+    scripts: dict[str, Process] = field(default_factory=dict)  # the youngest script that was heard, by VRRP name
+    speaks_itself: list[str] = field(default_factory=list)  # the names of which keepalived writes its own lines
 
-    def recall(self, boot_id: str, keepalived: Process | None) -> dict[str, Kept]:
+    def recall(self, boot_id: str, keepalived: Process | None) -> Memory:
         """Return what still counts: nothing of another boot or of another keepalived."""
-        if self.boot_id != boot_id or keepalived is None or self.keepalived != keepalived:
-            return {}
-        return self.kept
+        if self.boot_id != boot_id:
+            return Memory(boot_id, keepalived)
+        if keepalived is None or self.keepalived != keepalived:
+            return Memory(boot_id, keepalived, scripts=self.scripts)  # a script that was started before that one is late all the same
+        return self
 
 
 def load_memory(path: Path) -> Memory:

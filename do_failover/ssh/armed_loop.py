@@ -21,7 +21,7 @@ from do_failover.peer_words import GREETING, SPEAKER
 ANSWER_LIMIT = 3500
 # What a login shell may say before the loop greets.
 _NOISE_LIMIT = 8 * 1024
-_WORDS_GREETING = GREETING.encode()
+_WORDS_GREETING = b"\n" + GREETING.encode()
 # Twice forked, a command leaves no zombie and no row in the shell's job table. `eval` in a substitution bounds what a
 # command can do to the loop (`exit`, a syntax error, its variables). No single quote and no line end: this is one
 # word to any login shell. `$(...)` drops line ends at the end: the cold way drops them too.
@@ -86,9 +86,9 @@ class AnswerReader:
     def _find_greeting(self) -> bool:
         greeting = self._start + b" hello\n"
         position = self._buffer.find(greeting)
-        if position < 0 and self._buffer.startswith(_WORDS_GREETING):  # sshd runs it in place of the loop: nothing comes before
-            self._expect(SPEAKER.encode())
-            self.speaks_words, position, greeting = True, 0, _WORDS_GREETING
+        if position < 0 and (position := (b"\n" + self._buffer).find(_WORDS_GREETING)) >= 0:
+            self._expect(SPEAKER.encode())  # sshd runs it in place of the loop
+            self.speaks_words, greeting = True, _WORDS_GREETING[1:]
         if position > _NOISE_LIMIT or (position < 0 and len(self._buffer) > _NOISE_LIMIT):
             msg = f"it wrote more than {_NOISE_LIMIT // 1024} KiB before the loop greeted"
             raise HostileAnswerError(msg)

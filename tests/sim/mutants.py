@@ -45,7 +45,7 @@ def _hear_without_revoking(self: Any, event: Any, why: str | None = None) -> Non
 
 
 def _recall_of_anybody(self: Any, boot_id: str, keepalived: Any) -> Any:
-    return self.kept
+    return self
 
 
 def _coalesce_to_the_oldest(self: Any, heard: Any) -> Any:
