@@ -34,6 +34,7 @@ from do_failover.ownership import give_to_owner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_LOCK_MOST_S = 0.3  # it is held for one small read and one small write
 _START_TICKS = 19  # field 22 of /proc/PID/stat, counted after the command's closing parenthesis
 
 
@@ -65,6 +66,7 @@ class Running(msgspec.Struct, frozen=True):
     start_ticks: int
     pid: int
     is_manual: bool
+    is_daemon: bool = False
 
 
 def read_order(pid: int) -> ProcessOrder | None:
@@ -125,9 +127,9 @@ def describe_newer(newer: Latest | ManualMove) -> str:
 class Claims:
     """The files of one run_dir, for this process."""
 
-    def __init__(self, run_dir: Path, order: ProcessOrder | None = None) -> None:
+    def __init__(self, run_dir: Path, order: ProcessOrder | None = None, *, is_daemon: bool = False) -> None:
         """Make the directory (0750). Raises TemporaryError (kind "claims") when that is not possible."""
-        self._dir = run_dir
+        self._dir, self._is_daemon = run_dir, is_daemon
         try:
             run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -136,10 +138,11 @@ class Claims:
         self._process = read_order(os.getpid()) or ProcessOrder(0, os.getpid())
         self._order = order or self._process
 
-    def renew_order(self) -> None:
+    def renew_order(self) -> ProcessOrder:
         """Take the present moment as this process's place among the events: a daemon hears many in its life."""
         ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
         self._order = ProcessOrder(int(ticks), os.getpid())
+        return self._order
 
     def enter(self, event: NotifyEvent, reserved_ips: tuple[str, ...]) -> Latest | None:
         """Make this event the newest of its name and end what it supersedes.
@@ -178,12 +181,17 @@ class Claims:
         mark = Running(self._order.start_ticks, self._order.pid, is_manual=True)
         self._write(f"{quote(reserved_ip, safe='')}.moved", msgspec.json.encode(mark))
 
-    def _read_manual_move(self, reserved_ip: str) -> ManualMove | None:
+    def read_manual_move(self, reserved_ip: str) -> ProcessOrder | None:
+        """Return the process by which a person moved the IP to another Droplet last."""
         try:
             mark = msgspec.json.decode((self._dir / f"{quote(reserved_ip, safe='')}.moved").read_bytes(), type=Running)
         except (OSError, ValueError):
             return None
-        return ManualMove(mark.pid) if ProcessOrder(mark.start_ticks, mark.pid) > self._order else None
+        return ProcessOrder(mark.start_ticks, mark.pid)
+
+    def _find_manual_move(self, reserved_ip: str) -> ManualMove | None:
+        order = self.read_manual_move(reserved_ip)
+        return ManualMove(order.pid) if order is not None and order > self._order else None
 
     def try_start(self, reserved_ip: str, event: NotifyEvent, *, is_manual: bool = False) -> Turn | Latest | ManualMove | None:
         """Take the reserved IP's turn, for an event; or for a person, who names the event that would supersede this.
@@ -201,11 +209,11 @@ class Claims:
                 return None
             turn = Turn(file)
             with self._locked(f"{event.type}-{event.name}"):
-                newer = self.find_newer(event, is_manual=is_manual) or (None if is_manual else self._read_manual_move(reserved_ip))
+                newer = self.find_newer(event, is_manual=is_manual) or (None if is_manual else self._find_manual_move(reserved_ip))
                 if newer is not None:
                     turn.end()
                     return newer
-                turn.sign(Running(self._process.start_ticks, self._process.pid, is_manual))
+                turn.sign(Running(self._process.start_ticks, self._process.pid, is_manual, self._is_daemon))
         except OSError as error:
             raise _explain(path, error) from None
         return turn
@@ -223,17 +231,12 @@ class Claims:
     def _supersede(self, reserved_ip: str, event: NotifyEvent) -> None:
         """Tell the running failover that it is superseded. A person's assign yields to a MASTER only (I2)."""
         running = self.read_running(reserved_ip)
-        if running is None or running.pid == self._process.pid:
-            return
+        if running is None or running.pid == self._process.pid or running.is_daemon:
+            return  # a daemon looks for newer events by itself, and has more to do than this one
         if running.is_manual and event.state is not VrrpState.MASTER:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's sees the newer event by itself
             os.kill(running.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
-        except PermissionError:
-            msg = f"process {running.pid} runs a failover of {reserved_ip} as another user, and could not be told to stop"
-            raise TemporaryError(msg, kind="claims") from None
 
     def _read_latest(self, key: str) -> Latest | None:
         try:
@@ -246,10 +249,18 @@ class Claims:
     def _locked(self, key: str) -> Iterator[None]:
         path = self._dir / f"{quote(key, safe='')}.lock"
         with self._open(path) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                raise _explain(path, error) from None
+            end = time.monotonic() + _LOCK_MOST_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        msg = f"{path}: another process holds it and does not let go; this failover goes on without knowing of others"
+                        raise TemporaryError(msg, kind="claims") from None
+                    time.sleep(0.005)
+                except OSError as error:
+                    raise _explain(path, error) from None
             yield
 
     def _open(self, path: Path) -> IO[bytes]:

@@ -135,7 +135,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(msg) from None
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         msg = f"{path}: not valid TOML: {error}"
         raise ConfigError(msg) from None
     return parse_config(document, str(path))

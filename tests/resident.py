@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from do_failover.config import FailoverConfig
 from do_failover.daemon.daemon import Daemon
 from do_failover.daemon.memory import Memory, Process
-from do_failover.daemon.world import World
+from do_failover.daemon.world import Newer, World
+from do_failover.errors import FailoverError
 from do_failover.model import FailoverReport, Identity, Peer
 from do_failover.request import Edges
 from do_failover.retry import Backoff
@@ -37,10 +38,13 @@ class Node:
     memory: Memory = field(default_factory=Memory)
     reports: list[FailoverReport] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    hint: bool | None = None
+    metadata_error: FailoverError | None = None
+    newer: Newer | None = None
     runs: int = 0
 
     async def identity(self) -> Identity:
+        if self.metadata_error is not None:
+            raise self.metadata_error
         return self.region.identity
 
     def make_edges(self, _: FailoverConfig) -> Edges:
@@ -83,6 +87,7 @@ class Node:
             keep=self.reports.append,
             say=self.said.append,
             make_run=self.make_run,
+            read_newer=lambda entry, order: self.newer if self.newer is not None and self.newer.order > order else None,
         )
 
     @contextlib.asynccontextmanager

@@ -114,6 +114,7 @@ class _Service:
         self._digitalocean = outside.config.digitalocean
         self._stopped_since: float | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._is_reload_wanted = False
 
     async def run(self, works: tuple[Any, ...]) -> int:
         """Run until a signal ends it; return the exit code."""
@@ -151,40 +152,56 @@ class _Service:
             self._end("a part of the daemon failed", 1)
 
     def _reload(self) -> None:
+        self._is_reload_wanted = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._take_new_configuration())
+            self._reloading = asyncio.create_task(self._reload_while_wanted())
+
+    async def _reload_while_wanted(self) -> None:
+        """Read the configuration as often as it was asked for; whatever happens, the service manager hears of the end."""
+        while self._is_reload_wanted:
+            self._is_reload_wanted = False
+            self.notice.tell("RELOADING=1", f"MONOTONIC_USEC={int(self.outside.clock.now() * 1e6)}")
+            try:
+                await self._take_new_configuration()
+            except Exception:
+                self.outside.log.exception("a mistake in do-failover: the reload failed half way; restart the daemon")
+            finally:
+                self.notice.tell("READY=1")
 
     async def _take_new_configuration(self) -> None:
         """Take the configuration anew; a broken one is refused with all its problems, and the old one stays."""
         from do_failover.config import load_config
 
-        self.notice.tell("RELOADING=1", f"MONOTONIC_USEC={int(self.outside.clock.now() * 1e6)}")
         try:
             config = load_config(self._config_path)
         except ConfigError as error:
             for problem in error.problems:
                 self.outside.log.warning("%s", problem)
             self.outside.log.warning("the new configuration is refused; the old one stays in effect")
-        else:
-            fixed = [name for name in ("paths", "keepalived") if getattr(config, name) != getattr(self.outside.config, name)]
-            if fixed:
-                self.outside.log.warning("warning: a change of %s needs a restart of the daemon", " and ".join(fixed))
-            await self.outside.change(config)
-            await self.resident.reload(config.failover, is_all=config.digitalocean != self._digitalocean)
-            self._digitalocean = config.digitalocean
-            self.outside.say(f"the configuration was read again: {', '.join(self.resident.keepers)}")
-        self.notice.tell("READY=1")
+            return
+        fixed = [name for name in ("paths", "keepalived") if getattr(config, name) != getattr(self.outside.config, name)]
+        if fixed:
+            self.outside.log.warning("warning: a change of %s needs a restart of the daemon", " and ".join(fixed))
+        await self.outside.change(config)
+        await self.resident.reload(config.failover, is_all=config.digitalocean != self._digitalocean)
+        self._digitalocean = config.digitalocean
+        self.outside.say(f"the configuration was read again: {', '.join(self.resident.keepers)}")
 
     async def tick(self, fifo: NotifyFifo) -> None:
         """Once a second: the FIFO's file, the watchdog, the status line, the peers' arms."""
+        complaint = ""
         while True:
             try:
                 fifo.follow()
+                complaint = ""
             except FailoverError as error:
-                self.outside.say(error.message)
+                if error.message != complaint:  # once, not every second
+                    self.outside.say(error.message)
+                complaint = error.message
             lines = [f"STATUS={'; '.join(f'{ip}: {keeper.choice.why}' for ip, keeper in self.resident.keepers.items())}"]
             self.notice.tell(*lines, *(["WATCHDOG=1"] if self.notice.watchdog_s is not None else []))
             self._sleep_or_wake()
+            self.resident.look_at_others()
             await self.outside.clock.sleep(min(_TICK_S, (self.notice.watchdog_s or 2 * _TICK_S) / 2))
 
     def _sleep_or_wake(self) -> None:

@@ -11,6 +11,8 @@ from do_failover import discovery
 from do_failover.cli.asking import ask_status
 from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import print_json, warn
+from do_failover.cli.peers_authorize import authorize
+from do_failover.cli.peers_trust import trust
 from do_failover.cli.wiring import ask_for_droplets, read_identity, read_peers
 from do_failover.errors import FailoverError
 
@@ -138,3 +140,7 @@ def _print_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     for number, row in enumerate((head, *rows)):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         click.secho(f"  {line}", dim=number == 0)
+
+
+peers.add_command(authorize)
+peers.add_command(trust)

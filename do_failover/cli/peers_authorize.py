@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from do_failover import iproute
 from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import print_json, warn
 from do_failover.cli.wiring import make_api, read_identity
@@ -36,6 +37,7 @@ _TEMPLATES = {"text": "peer-authorize.sh", "cloud-init": "peer-cloud-init.yaml",
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}", re.ASCII)
 _WIDEST = {4: 8, 6: 32}  # as do-failover-peer has it
 _PATIENCE_S = 5.0
+_VPC_INTERFACE = "eth1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ async def _find_pair(config: Config, *, is_complete: bool) -> _Pair:
     me = await read_identity(config)
     routers = {router.droplet_id: router.address for entry in config.failover for router in entry.routers}
     pair = _Pair(sources=list(routers.values()), allowed=[entry.reserved_ip for entry in config.failover])
-    families = {ipaddress.ip_address(address).version for address in pair.allowed}
+    families: set[int] = {ipaddress.ip_address(address).version for address in pair.allowed}
     own = () if me.droplet_id is None else (me.droplet_id,)
     api = make_api(config)
     try:
@@ -215,21 +217,33 @@ async def _take_droplet(
 ) -> None:
     """Add what is known of one load balancer."""
     reserved = {entry.reserved_ip for entry in config.failover}
-    reason = "the API and the kept discovery don't know it"
-    droplet = _recall(config, number)
+    reason = "the API doesn't tell it"
+    kept = _recall(config, number)
+    public = [*kept.public_addresses, *kept.public_addresses_v6] if kept is not None else []
     try:
-        droplet = await api.read_droplet(number, _PATIENCE_S)
+        public += (await api.read_droplet(number, _PATIENCE_S)).public_addresses
     except FailoverError as error:
         reason = error.message
-    public = [*droplet.public_addresses, *droplet.public_addresses_v6] if droplet is not None else []
     if number == me.droplet_id:
         public += [address for address in (me.public_address, me.public_address_v6) if address is not None]
-    fitting = [address for address in public if address not in reserved and ipaddress.ip_address(address).version in families]
-    pair.allowed += fitting
-    if not fitting:
-        pair.unknown.append(f"the public address of the load balancer {number} is not known ({reason}): name it by --allow")
-    if not is_listed and droplet is not None:
-        pair.sources += droplet.private_addresses[:1]
+    for version in families:
+        fitting = [address for address in public if address not in reserved and ipaddress.ip_address(address).version == version]
+        pair.allowed += fitting
+        if not fitting:
+            pair.unknown.append(
+                f"the public IPv{version} address of the load balancer {number} is not known ({reason}): name it by --allow"
+            )
+    if not is_listed:
+        pair.sources += kept.private_addresses[:1] if kept is not None else await _read_own_private()
+
+
+async def _read_own_private() -> list[str]:
+    """Return this Droplet's address on its VPC, if it is where DigitalOcean puts it."""
+    try:
+        found = await iproute.read_addresses(_VPC_INTERFACE)
+    except FailoverError:
+        return []
+    return [str(each.ip) for each in found if each.version == 4][:1]  # noqa: PLR2004 - IPv4
 
 
 def _recall(config: Config, number: int) -> Droplet | None:

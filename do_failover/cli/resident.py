@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pwd
 import secrets
 import socket
@@ -18,10 +19,11 @@ from do_failover.clock import RealClock
 from do_failover.config import expand_path
 from do_failover.daemon.keepalived import find_keepalived
 from do_failover.daemon.memory import Memory, load_memory, save_memory
-from do_failover.daemon.world import World
+from do_failover.daemon.world import Newer, Order, World
 from do_failover.discovery import locate_discovery, save_discovery
 from do_failover.do_metadata import read_identity
 from do_failover.errors import FailoverError
+from do_failover.model import NotifyEvent, NotifyType, VrrpState
 from do_failover.report import make_log_line
 from do_failover.request import Edges
 from do_failover.ssh import ArmedPeers
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from do_failover.claims import Claims
     from do_failover.config import Config, FailoverConfig
     from do_failover.do_api.client import DigitalOceanApi
-    from do_failover.model import FailoverReport, NotifyEvent, Peer
+    from do_failover.model import FailoverReport, Peer
 
 _PEERS_EVERY_S = 2.0
 _REGISTER_AFTER_S = 0.01
@@ -54,9 +56,10 @@ class Outside:
         self._fingerprint: object = None
         self._on_return = on_return
         self._is_awake = True
+        self._last_said = ""
         self._apis: list[DigitalOceanApi] = []
         self._keeping: set[asyncio.Task[None]] = set()
-        self.claims, warning = open_claims(config)
+        self.claims, warning = open_claims(config, is_daemon=True)
         if warning is not None:
             log.warning("warning: %s", warning)
         self.armed = self._make_armed()
@@ -81,6 +84,7 @@ class Outside:
             register=self._register,
             keep=self._keep,
             say=self.say,
+            read_newer=self._read_newer,
             make_run=lambda: (history.make_id(self.clock.wall(), secrets.token_bytes(4)), secrets.token_bytes(8)),
         )
 
@@ -175,13 +179,35 @@ class Outside:
         try:
             save_memory(path, memory)
         except OSError as error:
-            self.log.warning("warning: %s: %s; after a restart this daemon will wait for the next event", path, error.strerror)
+            fate = "after a restart this daemon will wait for the next event"
+            try:
+                path.unlink(missing_ok=True)  # an old memory is worse than none
+            except OSError:
+                fate = "what it holds is old, and a restarted daemon may act on it: remove it"
+            self._say_once(f"warning: {path}: {error.strerror}; {fate}")
 
-    def _register(self, event: NotifyEvent, entry: FailoverConfig) -> None:
+    def _say_once(self, sentence: str) -> None:
+        if sentence != self._last_said:
+            self._last_said = sentence
+            self.say(sentence)
+
+    def _register(self, event: NotifyEvent, entry: FailoverConfig) -> Order | None:
         """Tell the machine's other processes, a moment later: the request to the API goes first."""
-        if self.claims is not None:
-            self.claims.renew_order()
-            asyncio.get_running_loop().call_later(_REGISTER_AFTER_S, self._enter, self.claims, event, entry)
+        if self.claims is None:
+            return None
+        order = self.claims.renew_order()
+        asyncio.get_running_loop().call_later(_REGISTER_AFTER_S, self._enter, self.claims, event, entry)
+        return (order.start_ticks, order.pid)
+
+    def _read_newer(self, entry: FailoverConfig, order: Order) -> Newer | None:
+        if self.claims is None:
+            return None
+        kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
+        latest = self.claims.read_latest(NotifyEvent(kind, entry.vrrp_name or "", VrrpState.STOP))
+        move = self.claims.read_manual_move(entry.reserved_ip)
+        found = [Newer((latest.start_ticks, latest.pid), latest.event)] if latest is not None else []
+        found += [Newer((move.start_ticks, move.pid), None)] if move is not None else []
+        return max((n for n in found if n.order > order and n.order[1] != os.getpid()), key=lambda n: n.order, default=None)
 
     def _enter(self, claims: Claims, event: NotifyEvent, entry: FailoverConfig) -> None:
         try:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from do_failover.report import OpenStage
 
 _TURN_POLL_S = 0.05
+_CLAIMS_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,9 @@ async def _tell_one(
         if claims is not None and story.to_droplet is not None and report.owner_after not in {None, report.droplet_id}:
             _note_manual_move(claims, report, log)
 
+    kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
+    awaited = story.event or NotifyEvent(kind, entry.vrrp_name or "", VrrpState.MASTER)
+    watching = asyncio.create_task(_watch_claims(claims, awaited, mandate, is_manual=story.event is None))
     try:
         return await run_rounds(
             make_request,
@@ -118,7 +122,17 @@ async def _tell_one(
             keep=keep,
         )
     finally:
+        watching.cancel()
         api.close()
+
+
+async def _watch_claims(claims: Claims | None, event: NotifyEvent, mandate: Mandate, *, is_manual: bool) -> None:
+    """End the mandate when a newer event is there: the daemon, another user's process, may not send this one a signal."""
+    while claims is not None and not mandate.is_revoked:
+        newer = claims.find_newer(event, is_manual=is_manual)
+        if newer is not None:
+            mandate.revoke(describe_newer(newer))
+        await asyncio.sleep(_CLAIMS_EVERY_S)
 
 
 @asynccontextmanager

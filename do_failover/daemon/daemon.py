@@ -54,6 +54,7 @@ class Daemon:
         self._last_script = dict(memory.scripts)
         for entry in entries:
             self.keepers[entry.reserved_ip] = Keeper(entry, world, memory.kept.get(entry.reserved_ip), self.remember)
+        self.look_at_others()
 
     # -- what is heard
 
@@ -98,7 +99,7 @@ class Daemon:
             self.world.say(f"{name} decides over no reserved IP of the configuration: its events are ignored")
         for keeper in found:
             keeper.hear(event)
-            self.world.register(event, keeper.entry)
+            self._register(event, keeper)
 
     def note_keepalived(self, process: Process | None, *, is_sure: bool = True) -> None:
         """Take which keepalived runs now. Its end counts as STOP, and so does another one in its place.
@@ -123,7 +124,27 @@ class Daemon:
         event = NotifyEvent(kind, keeper.entry.vrrp_name or "", VrrpState.STOP)
         self.world.say(f"{keeper.entry.reserved_ip}: {why}")
         keeper.hear(event, why)
-        self.world.register(event, keeper.entry)
+        self._register(event, keeper)
+
+    def _register(self, event: NotifyEvent, keeper: Keeper) -> None:
+        order = self.world.register(event, keeper.entry)
+        keeper.standing.order = order if order is not None else keeper.standing.order
+
+    def look_at_others(self) -> None:
+        """Take what this machine's other processes heard while this daemon was not there, or not reached: it counts as an event.
+
+        An event of before this keepalived's start doesn't.
+        """
+        for keeper in self.keepers.values():
+            newer = self.world.read_newer(keeper.entry, keeper.standing.order)
+            if newer is None:
+                continue
+            keeper.standing.order = newer.order
+            if newer.event is None:
+                keeper.note_person(newer.order[1])
+            elif self.keepalived is not None and newer.order >= self.keepalived and newer.event.state is not keeper.standing.claim:
+                keeper.hear(newer.event, f"superseded by the newer event {newer.event} (process {newer.order[1]})")
+            self.remember()
 
     def forget_all(self, why: str) -> None:
         """Trust nothing that was heard: the newest line that came may not be the last that was written."""

@@ -31,6 +31,14 @@ def find_keepalived(pid_file: Path) -> Process | None:
         return None
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
 class KeepalivedWatch:
     """Follows the process that the pid file names. `note` gets each change: a process, or None when it ended."""
 
@@ -52,7 +60,7 @@ class KeepalivedWatch:
     def _look(self) -> None:
         found = find_keepalived(self._pid_file)
         # A pid file whose process is dead is said again and again: what it wrote may be read only now.
-        if found == self._process and (found is not None or not self._pid_file.exists()):
+        if found == self._process and (found is not None or not _is_there(self._pid_file)):
             return
         self._let_go()
         self._process = found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from do_failover.assign import Contest
@@ -43,6 +44,7 @@ _TURN_POLL_S = 0.05
 _REFRESH = ALL_STEPS - {"assign"}
 _LOOK_AGAIN = Backoff(first_s=2.0, most_s=30.0)
 _MISTAKE_S = 1.0
+_REFUSED_S = 2.0
 
 
 class Keeper:
@@ -91,6 +93,12 @@ class Keeper:
         self.entry = self.standing.entry = entry
         self.standing.due.refresh_s = entry.refresh_s
         self.edges = self.world.make_edges(entry)
+        self._news.set()
+
+    def note_person(self, pid: int) -> None:
+        """Leave it to a person who moved it by another process."""
+        self._supersede(f"superseded by a person, who moved the reserved IP by hand (process {pid})", is_master=False)
+        self.standing.note_person(pid, self.world.clock.now())
         self._news.set()
 
     def note_return(self, peer: Peer) -> None:
@@ -189,6 +197,8 @@ class Keeper:
         finally:
             self._mandate = None
         if mandate.is_revoked:
+            if not self._news.is_set():  # its turn was refused: by what, the daemon finds out (look_at_others)
+                await self._unless_news(self.world.clock.sleep(_REFUSED_S))
             return
         self.standing.is_served = True
         self._note(report, settles=event is not None and event.state is VrrpState.MASTER)
@@ -360,7 +370,7 @@ class Keeper:
             "at": self.world.clock.wall().isoformat(timespec="milliseconds"),
             "node": self.world.node,
             "heard_at": self.heard_at if number == 1 else self.world.clock.now(),
-            "identity": self.identity if is_fresh else None,
+            "identity": self.identity if is_fresh else _without_hint(self.identity),
             "contest": self.standing.contest,
             "round": number,
         }
@@ -377,3 +387,8 @@ class Keeper:
         if sentence != self._last_said:
             self._last_said = sentence
             self.world.say(f"{self.entry.reserved_ip}: {sentence}")
+
+
+def _without_hint(known: Identity | None) -> Identity | None:
+    """Return who this Droplet is, which doesn't change; only where the IP was has grown old."""
+    return replace(known, has_reserved_ip=None, reserved_ip=None) if known is not None else None

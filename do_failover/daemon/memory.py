@@ -42,6 +42,7 @@ class Kept:
     intent: Intent | None = None
     acted_at: dict[str, float] = field(default_factory=dict)
     is_lower_pending: bool = False
+    order: Process = (0, 0)  # under which its event is known to this machine's other processes
     droplet_id: int | None = None  # this one, where it owned the IP when that was read last
 
 

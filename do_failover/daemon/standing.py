@@ -49,6 +49,8 @@ class Standing:
     owner: Owner = UNKNOWN
     found: dict[Evidence, str] = field(default_factory=dict)
     look_at: float = 0.0
+    order: tuple[int, int] = (0, 0)
+    person: int | None = None  # the process by which a person moved it, where its owner was not read since
     due: DuePeers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,10 @@ class Standing:
         before, self.owner = self.owner, seen.droplet_id
         if self.intent is not None and self.intent.owner != seen.droplet_id and not seen.is_locked:
             self.intent = None  # it speaks of another owner: what is wanted now is seen now
+        if self.person is not None and not seen.is_locked:
+            who, self.person = self.person, None
+            if not self.is_ours:
+                self._take_intent(_moved_by_hand(seen.droplet_id, f" (process {who})"))
         if self.is_ours:
             self.found = {}
             if before != self.me:
@@ -128,6 +134,11 @@ class Standing:
         if len(report.peers) != len(peers):
             return False
         return self.due.note(zip(peers, report.peers, strict=True), now)
+
+    def note_person(self, pid: int, now: float) -> None:
+        """Leave it to a person who moved it by another process: where it is now, is read next."""
+        self.person, self.is_served, self.look_at = pid, True, now
+        self.lower, self.found = None, {}
 
     def note_order_begins(self, to_droplet: int | None) -> None:
         """Let a person's order to move the IP elsewhere count from its beginning: this process may not live to its end."""
@@ -206,6 +217,7 @@ class Standing:
             intent=self.intent,
             acted_at=dict(self.acted_at),
             is_lower_pending=self.lower is not None,
+            order=self.order,
             droplet_id=self.me if self.is_ours else None,
         )
 
@@ -223,6 +235,7 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
         intent=kept.intent,
         acted_at=dict(kept.acted_at),
         lower=kept.event if kept.is_lower_pending else None,
+        order=kept.order,
         me=kept.droplet_id,
         owner=kept.droplet_id if kept.droplet_id is not None else UNKNOWN,
         look_at=now,
@@ -232,8 +245,8 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
     return standing
 
 
-def _moved_by_hand(droplet_id: int) -> Intent:
-    return Intent(droplet_id, f"a person moved it to Droplet {droplet_id} by hand: left there until a new VRRP event")
+def _moved_by_hand(droplet_id: int | None, how: str = "") -> Intent:
+    return Intent(droplet_id, f"a person moved it to {_name(droplet_id)} by hand{how}: left there until a new VRRP event")
 
 
 def _name(droplet_id: int | None) -> str:

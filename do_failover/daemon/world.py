@@ -17,13 +17,29 @@ if TYPE_CHECKING:
     from do_failover.request import Edges
 
 
+Order = tuple[int, int]  # clock ticks since boot, process: an event's place among this machine's
+
+
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """What another process of this machine heard, or (without an event) a person's move, after `order` was asked for."""
+
+    order: Order
+    event: NotifyEvent | None
+
+
+def _find_nothing(_: FailoverConfig, __: Order) -> Newer | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """The outside of one daemon.
 
     `take_turn` holds a reserved IP's turn among this machine's processes (I4); None as the event: a person's order.
     `find_keepalived` reads which keepalived runs now; `make_run` returns a record's id and a run's 8 octets.
-    `register` makes an event known to this machine's other processes, and ends what it supersedes there.
+    `register` makes an event known to this machine's other processes, ends what it supersedes there, and returns its place;
+    `read_newer` is the way back: what they heard after that place.
     `say` logs one sentence. None of them blocks for long, and none raises.
     """
 
@@ -36,7 +52,8 @@ class World:
     find_keepalived: Callable[[], Process | None]
     load_memory: Callable[[], Memory]
     save_memory: Callable[[Memory], None]
-    register: Callable[[NotifyEvent, FailoverConfig], None]
+    register: Callable[[NotifyEvent, FailoverConfig], Order | None]
     keep: Callable[[FailoverReport], None]
     say: Callable[[str], None]
     make_run: Callable[[], tuple[str, bytes]]
+    read_newer: Callable[[FailoverConfig, Order], Newer | None] = _find_nothing

@@ -87,11 +87,57 @@ async def test_another_keepalived_makes_a_stored_master_worthless(tmp_path: Path
             await daemon.end(signal.SIGKILL)
         keepalived.kill()
         await keepalived.wait()
-        pid_file.write_text(f"{os.getpid()}\n")
+        another = await asyncio.create_subprocess_exec("sleep", "1000")
+        pid_file.write_text(f"{another.pid}\n")
         region.region.reserved_ips[IP].droplet_id = 1
         async with running(region) as daemon:
             await until(lambda: b"observing until it says something" in daemon.log)
             assert region.region.reserved_ips[IP].droplet_id == 1
+        another.kill()
+        await another.wait()
+
+
+async def test_what_a_script_heard_while_no_daemon_lived_counts_for_the_next_one(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        configure(region)
+        (tmp_path / "keepalived.pid").write_text(f"{os.getpid()}\n")
+        async with running(region) as daemon:
+            daemon.say(b'SCRIPT 1 1 INSTANCE "VI_1" MASTER 150\n')
+            await daemon.wait_for_report()
+            await daemon.end(signal.SIGKILL)
+        alone = await cli_process.run(region, "notify", "INSTANCE", "VI_1", "BACKUP", "150", "-c", str(region.config))
+        assert alone.code == 0
+        region.region.reserved_ips[IP].droplet_id = 1
+        async with running(region) as daemon:
+            assert await daemon.claim() == "BACKUP"
+        assert region.region.reserved_ips[IP].droplet_id == 1
+
+
+async def test_a_script_that_still_runs_ends_when_the_daemon_hears_something_newer(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        configure(region)
+        region.api.set_faults("***:503")
+        script = await cli_process.start(region, "notify", "INSTANCE", "VI_1", "MASTER", "150", "-c", str(region.config), "-o", "json")
+        await until(lambda: region.calls())
+        async with running(region) as daemon:
+            daemon.say(BACKUP)
+            ended = await cli_process.end(script)
+            assert ended.code == 11, ended.err
+            assert "superseded by the newer event INSTANCE" in ended.json()["error"]["message"]
+
+
+async def test_a_memory_that_can_not_be_written_is_none_rather_than_an_old_one(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        configure(region)
+        (tmp_path / "keepalived.pid").write_text(f"{os.getpid()}\n")
+        async with running(region) as daemon:
+            daemon.say(MASTER)
+            await daemon.wait_for_report()
+            await until(lambda: b"guarding" in daemon.log)
+            (tmp_path / "run" / "daemon.tmp").mkdir()
+            daemon.say(BACKUP)
+            await daemon.has_logged("after a restart this daemon will wait for the next event")
+            assert not (tmp_path / "run" / "daemon.memory").exists()
 
 
 async def test_keepalived_that_dies_counts_as_stop(tmp_path: Path) -> None:
@@ -230,3 +276,31 @@ async def test_a_fifo_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
             with daemon.fifo.open("r+b", buffering=0) as keepalived:  # it holds its FIFO open
                 keepalived.write(MASTER)
                 assert (await daemon.wait_for_report())["owner_after"] == 2
+
+
+async def test_a_fifo_that_became_a_file_is_said_once_and_the_old_one_is_still_read(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        configure(region)
+        async with running(region) as daemon:
+            with daemon.fifo.open("r+b", buffering=0) as keepalived:
+                daemon.fifo.unlink()
+                daemon.fifo.write_text("")
+                await daemon.has_logged("is no FIFO")
+                keepalived.write(MASTER)
+                await daemon.wait_for_report()
+            ticks = daemon.log.count(b"no FIFO")
+            daemon.fifo.unlink()
+            os.mkfifo(daemon.fifo)
+            with daemon.fifo.open("r+b", buffering=0) as keepalived:
+                keepalived.write(BACKUP)
+                await daemon.wait_for_report(2)
+            assert ticks == daemon.log.count(b"no FIFO") == 1
+
+
+async def test_a_configuration_that_breaks_the_reader_is_refused_too(tmp_path: Path) -> None:
+    async with serve(tmp_path) as region:
+        config = configure(region)
+        async with running(region) as daemon:
+            config.write_text("x = " + "[" * 5000)
+            daemon.process.send_signal(signal.SIGHUP)
+            await daemon.has_logged("the old one stays in effect")

@@ -52,7 +52,7 @@ DAEMON = "$(cat /run/do-failover/daemon.lock)"
 async def standing() -> AsyncIterator[LabHandle]:
     async with standing_lab(LabOptions(peers=PEERS, action_time_s=ACTION_S, with_daemon=True)) as handle:
         for name in BALANCERS:
-            await reload_with(handle, name, "settle_s = 0.1\nguard_s = 3\n")
+            await reload_with(handle, name, "settle_s = 0.1\nguard_s = 3\ngarp_interval_s = 0.05\n")
         yield handle
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from do_failover.config import FailoverConfig, Router
-from do_failover.errors import PeerError
-from do_failover.model import DecisionKind, Outcome, Peer
+from do_failover.daemon.world import Newer
+from do_failover.errors import PeerError, TemporaryError
+from do_failover.model import DecisionKind, NotifyEvent, NotifyType, Outcome, Peer, VrrpState
 from tests.resident import Node
 from tests.story import IP, ME, OLD, PUBLIC, Region
 from tests.virtual_time import run_virtually
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 
     from do_failover.daemon.daemon import Daemon
 
-MASTER, BACKUP, STOP, LOWER = (
-    f'INSTANCE "VI_1" {state} 150\n'.encode() for state in ("MASTER", "BACKUP", "STOP", "MASTER_RX_LOWER_PRI")
-)
+MASTER, BACKUP, STOP, LOWER = (f'INSTANCE "VI_1" {state} 150\n'.encode() for state in ("MASTER", "BACKUP", "STOP", "MASTER_RX_LOWER_PRI"))
 ENTRY = FailoverConfig(IP, instance="VI_1", deadline_s=20.0)
 PAIR = replace(ENTRY, routers=(Router(OLD, "10.0.0.1"), Router(ME, "10.0.0.2")))
 
@@ -354,3 +353,47 @@ def test_after_the_end_nothing_starts() -> None:
     run_virtually(scene())
     assert node.region.posts == []
     assert node.memory.kept[IP].claim == "MASTER", "the next process takes it up"
+
+
+def test_a_daemon_that_knows_itself_needs_no_metadata_service() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(BACKUP)
+        await asyncio.sleep(3)
+        node.metadata_error = TemporaryError("no answer", kind="metadata")
+        await asyncio.sleep(60)
+        daemon.feed(MASTER)
+        await asyncio.sleep(5)
+
+    node = Node(Region())
+    play(node, scene)
+    assert node.region.owner == ME
+
+
+def test_a_persons_move_by_another_process_is_left_alone() -> None:
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon, settled_s=5)
+        node.region.owner = OLD
+        node.newer = Newer((9000, 4242), None)
+        daemon.look_at_others()
+        await asyncio.sleep(100)
+        assert node.region.owner == OLD
+
+    node = Node(Region(), entry=PAIR)
+    play(node, scene)
+    assert any("a person moved it to Droplet 1 by hand (process 4242)" in sentence for sentence in node.said)
+
+
+def test_what_another_process_heard_is_an_event_unless_it_is_older_than_keepalived() -> None:
+    backup = NotifyEvent(NotifyType.INSTANCE, "VI_1", VrrpState.BACKUP, 100)
+
+    async def scene(daemon: Daemon) -> None:
+        await become_owner(daemon)
+        node.newer = Newer((999, 5), backup)
+        daemon.look_at_others()
+        assert daemon.keepers[IP].standing.claim == "MASTER"
+        node.newer = Newer((1001, 5), backup)
+        daemon.look_at_others()
+        assert daemon.keepers[IP].standing.claim == "BACKUP"
+
+    node = Node(Region())
+    play(node, scene)

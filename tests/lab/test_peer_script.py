@@ -1,0 +1,409 @@
+"""share/do-failover-peer: what it does for its words, and that it can't be talked into anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from forced_command import ALLOWED, SCRIPT, SHELLS, STAND_INS, Stand, frame, have, make_stand
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from two_hosts import open_link, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from two_hosts import Link
+
+pytestmark = pytest.mark.skipif(not have("busybox", "ping", "ip"), reason="scripts/test installs them")
+GREETING = "do-failover-peer hello\n"
+PATTERN = "00112233445566778899aabbccddeeff"
+NETWORKS = [ipaddress.ip_network(each) for each in ALLOWED.split(",")]
+
+
+@pytest.fixture(params=list(SHELLS))
+def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return SHELLS[request.param]
+
+
+@pytest.fixture
+def stand(tmp_path: Path, shell: tuple[str, ...]) -> Stand:
+    return make_stand(tmp_path / "stand", shell)
+
+
+def answer(stand: Stand, lines: bytes | str, *arguments: str, **environment: str) -> str:
+    done = stand.run(lines, *arguments, **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    assert text.startswith(GREETING)
+    return text.removeprefix(GREETING)
+
+
+# -- its words
+
+
+def test_refresh_pings_in_order_and_the_last_carries_the_pattern(stand: Stand) -> None:
+    found = answer(stand, f"7 refresh 198.51.100.11 203.0.113.47 {PATTERN}\n")
+    assert found == frame(7, ("kind", "marked"), ("ping 198.51.100.11", "0"), ("ping 203.0.113.47", "0"))
+    assert sorted(stand.calls()) == sorted(
+        [
+            ["ping", "-V"],
+            ["ping", "-n", "-q", "-c", "1", "-W", "1", "198.51.100.11"],
+            ["ping", "-n", "-q", "-i", "0.2", "-p", PATTERN, "-c", "3", "-W", "1", "203.0.113.47"],
+        ]
+    )
+
+
+def test_busyboxs_ping_gets_no_pattern_and_is_said_to_be_plain(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    ping = STAND_INS["ping"].replace("exit", '[ "$1" != -V ] || exit 1\nexit')
+    stand = make_stand(tmp_path / "plain", shell, ping=ping)
+    assert answer(stand, f"1 refresh 203.0.113.47 {PATTERN}") == frame(1, ("kind", "plain"), ("ping 203.0.113.47", "0"))
+    assert ["ping", "-q", "-c", "3", "-W", "1", "203.0.113.47"] in stand.calls()
+
+
+def test_arm_state_and_silence(stand: Stand) -> None:
+    route = ("route 203.0.113.47", '[{"dst":"203.0.113.47"}]')
+    assert answer(stand, "1 arm 203.0.113.47\n") == frame(1, ("kind", "marked"), route)
+    assert answer(stand, "2 arm\n") == frame(2, ("kind", "marked"), route)  # all of the list that are no prefix
+    assert answer(stand, "3 state 203.0.113.47\n") == frame(3, ("neighbour 203.0.113.47", "[]"), route)
+    assert answer(stand, "4 silence 198.51.100.11 198.51.100.12\n", PING_STATUS="1") == frame(4, ("owner", "1"), ("us", "1"))
+    assert answer(stand, "5 :") == "do-failover-peer 5 0\n\ndo-failover-peer.\n"
+
+
+@pytest.mark.parametrize(
+    ("ping", "status"),
+    [
+        ("echo 'ping: socket: Operation not permitted' >&2; exit 2", "forbidden"),
+        ("echo 'ping: permission denied (are you root?)' >&2; exit 1", "forbidden"),
+        ("echo 'ping: sendmsg: Operation not permitted' >&2; exit 1", "1"),
+        ("echo 'ping: connect: Network is unreachable' >&2; exit 2", "2"),
+        ("kill -9 $$", "2"),
+        ("", "missing"),
+    ],
+)
+def test_how_a_ping_failed(tmp_path: Path, shell: tuple[str, ...], ping: str, status: str) -> None:
+    stand = make_stand(tmp_path / "failing", shell, ping=ping and f'#!/bin/sh\n[ "$1" != -V ] || exit 0\n{ping}\n')
+    kind = "marked" if ping else "plain"
+    assert answer(stand, "1 refresh 203.0.113.47 00\n") == frame(1, ("kind", kind), ("ping 203.0.113.47", status))
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "refresh 203.0.113.47 00",
+        "1",
+        "x arm",
+        "12345678901 arm",
+        "1 refresh",
+        "1 refresh 203.0.113.47",
+        "1 refresh 203.0.113.47 203.0.113.47",
+        "1 refresh 203.0.113.47 0",
+        "1 refresh 203.0.113.47 0G",
+        f"1 refresh 203.0.113.47 {PATTERN}00",
+        "1 refresh 00",
+        "1 state",
+        "1 state 203.0.113.48",
+        "1 state 203.0.113.47 203.0.113.48",
+        "1 state 198.51.101.1",
+        "1 state 0203.0.113.47",
+        "1 state 203.0.113.047",
+        "1 state 3405803823",
+        "1 state 203.0.28975",
+        "1 state 2001:db9::1",
+        "1 state 2001:db8::1::2",
+        "1 state 2001:db8:::1",
+        "1 state ff02::1",
+        "1 state ::ffff:203.0.113.47",
+        "1 state fe80::1%eth0",
+        "1 state localhost",
+        "1 state -f",
+        "1 state --help",
+        "1 silence 203.0.113.47",
+        "1 state 203.0.113.47 203.0.113.47 203.0.113.47 203.0.113.47 203.0.113.47",
+        "1 do_state 203.0.113.47",
+        "1 log x",
+        "1 arm; id",
+        "1 arm $(id)",
+        "1 arm `id`",
+        "1 arm\t203.0.113.47",
+        "1 arm 203.0.113.47 *",
+        "1 arm ~",
+        "1 arm ../x",
+        "1 arm 203.0.113.47\r",
+        "1 : 203.0.113.47",
+        "1 arm " + "203.0.113.47 " * 60,
+    ],
+)
+def test_anything_else_is_refused_in_a_few_lines_and_runs_nothing(stand: Stand, line: str) -> None:
+    found = answer(stand, f"{line}\n2 :\n")
+    head, section, reason, end, *rest = found.splitlines()
+    assert head in {"do-failover-peer 0 0", "do-failover-peer 1 0"}
+    assert (section, end) == ("@do-failover refused", "do-failover-peer.")
+    assert reason
+    assert "\n".join(rest) == "do-failover-peer 2 0\n\ndo-failover-peer."
+    assert [call for call in stand.calls() if call[0] != "logger"] in ([], [["ping", "-V"]])
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["", ",", "0.0.0.0/0", "10.0.0.0/7", "::/0", "2001:db8::/31", "127.0.0.1", "224.0.0.1", "ff02::1", "::1", "app1", "*", "/24"],
+)
+def test_without_a_sound_list_it_does_nothing_and_says_so(stand: Stand, allowed: str) -> None:
+    done = stand.run("1 :\n", "--allow", allowed)
+    assert (done.returncode, done.stdout.startswith(b"do-failover-peer: its --allow list")) == (64, True)
+
+
+def test_without_a_list_at_all(stand: Stand) -> None:
+    for arguments in (("--allow",), ("--allow", "203.0.113.47", "x"), ("x",)):
+        done = stand.run("1 :\n", *arguments)
+        assert (done.returncode, done.stdout[:33]) == (64, b"do-failover-peer: it needs --allo")
+
+
+addresses = st.one_of(
+    st.ip_addresses(network="203.0.113.40/29").map(str),
+    st.ip_addresses(network="198.51.100.0/23").map(str),
+    st.ip_addresses(network="2001:db8::/30").map(str),
+    st.ip_addresses(network="2001:db8::/31").map(lambda address: address.exploded.upper()),
+    st.ip_addresses().map(str),
+)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_the_list_means_what_python_says_that_it_means(data: st.DataObject) -> None:
+    asked = data.draw(st.lists(addresses, min_size=1, max_size=12))
+    with tempfile.TemporaryDirectory() as directory:
+        stand = make_stand(Path(directory) / "x", SHELLS[data.draw(st.sampled_from(list(SHELLS)))], logger="")
+        found = answer(stand, "".join(f"{number} state {each}\n" for number, each in enumerate(asked, 1)))
+        refused = {int(number) for number in re.findall(r"peer (\d+) 0\n@do-failover refused\n", found)}
+        seen = {call[-1] for call in stand.calls()}
+    for number, each in enumerate(asked, 1):
+        is_allowed = any(ipaddress.ip_address(each) in network for network in NETWORKS)
+        assert (number not in refused) == is_allowed, each
+        assert (each in seen) == is_allowed, each
+
+
+ADDRESS = r"[0-9a-fA-F.:]+"
+FIT = re.compile(
+    rf"ping -V|ping (?:-n )?-q -c [123] -W 1 {ADDRESS}|ping -n -q -i 0\.2 -p (?:[0-9a-f]{{2}}){{1,16}} -c 3 -W 1 {ADDRESS}"
+    rf"|ip (?:-j )?route get {ADDRESS}|ip (?:-j )?neigh show to {ADDRESS}"
+)
+words = st.one_of(
+    st.sampled_from(
+        "arm refresh state silence : 203.0.113.47 198.51.100.9 2001:db8::9 00ff 1 77 -f -I -- -p ; & | >canary * ? ~ $IFS ${IFS}".split(" ")
+    ),
+    st.sampled_from(
+        [PATTERN, "$(touch canary)", "`touch canary`", "'", '"', "\\", "\x00", "\t", "\r", "\x1b[2J", "\xa0", "é", "\u202e", "exit", "eval"]
+    ),
+    addresses,
+    st.text(max_size=12),
+    st.binary(max_size=12).map(lambda data: data.decode("latin-1")),
+)
+lines = st.lists(words, max_size=8).map(" ".join) | st.text(max_size=40) | st.integers(500, 3000).map("9".__mul__)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_no_line_makes_it_run_anything_but_ping_and_ip_on_listed_addresses(data: st.DataObject) -> None:
+    text = "\n".join(data.draw(st.lists(lines, max_size=10)))
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        stand = make_stand(home / "x", SHELLS[data.draw(st.sampled_from(list(SHELLS)))], logger="")
+        there = sorted(home.rglob("*"))
+        before = os.getcwd()
+        os.chdir(home)
+        try:
+            done = stand.run(
+                text.encode(errors="surrogatepass"), SSH_ORIGINAL_COMMAND=text.replace("\0", "")[:100].encode("utf-8", "replace").decode()
+            )
+        finally:
+            os.chdir(before)
+        assert done.stderr == b""
+        assert re.fullmatch(rb"(?s)do-failover-peer hello\n(?:do-failover-peer \d+ 0\n[ -~\n]*?\ndo-failover-peer\.\n)*", done.stdout)
+        for call in stand.calls():
+            assert FIT.fullmatch(" ".join(call)), call
+            if call[1:] != ["-V"]:
+                assert any(ipaddress.ip_address(call[-1]) in network for network in NETWORKS), call
+        assert [path for path in sorted(home.rglob("*")) if path.parent.name != "record"] == there
+
+
+def test_an_environment_of_the_clients_changes_nothing(stand: Stand, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.write_text(f"touch {tmp_path}/canary\n")
+    line = f"1 refresh 198.51.100.11 203.0.113.47 {PATTERN}\n"
+    plain = answer(stand, line)
+    calls = sorted(stand.calls())
+    for path in stand.record.iterdir():
+        path.unlink()
+    hostile = {
+        "IFS": "0123456789/:.",
+        "ENV": str(trap),
+        "BASH_ENV": str(trap),
+        "PATH": "/nonexistent",
+        "LC_ALL": "C.UTF-8",
+        "LANG": "tr_TR.UTF-8",
+        "SSH_ORIGINAL_COMMAND": f"touch {tmp_path}/canary",
+        "SSH_CONNECTION": "$(touch canary) 1 2 3",
+        "PS4": f"$(touch {tmp_path}/canary)",
+        "CDPATH": "/",
+        "allowed": "4 0 0",
+        "exact": "1.1.1.1",
+        "kind": "$(id)",
+        "at_work": "1",
+        "mark": "x",
+        "me": "x",
+        "patience": "-t 0",
+        "POSIXLY_CORRECT": "1",
+    }
+    done = stand.run(line, **hostile)
+    assert (done.stdout.decode(), done.stderr) == (GREETING + plain, b"")
+    assert sorted(stand.calls()) == calls
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.skipif(not have("strace"), reason="needs strace")
+def test_the_kernel_saw_it_run_nothing_else(stand: Stand, tmp_path: Path) -> None:
+    text = f"1 arm\n2 refresh 203.0.113.47 {PATTERN}\n3 state 2001:db8::1\n4 silence 203.0.113.47 198.51.100.1\n"
+    text += "5 arm $(id)\nid\n6 state ;id\n`id`\n7 state /bin/sh\n../../bin/sh\n8 eval id\n"
+    log = tmp_path / "log"
+    argv = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=execve",
+        "-o",
+        str(log),
+        str(shutil.which(stand.shell[0])),
+        *stand.shell[1:],
+        str(stand.script),
+        "--allow",
+        ALLOWED,
+    ]
+    try:
+        subprocess.run(argv, input=text.encode(), capture_output=True, timeout=60, env={"RECORD": str(stand.record)}, check=True)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"strace may not trace here: {error.stderr!r}")
+    programs = re.findall(r'execve\("([^"]*)"', log.read_text())
+    tools = stand.script.parent / "tools"
+    assert set(programs[1:]) - {str(stand.script)} <= {str(tools / name) for name in ("ping", "ip", "logger")}
+    assert len(programs) > 8
+
+
+# -- its bounds
+
+
+def test_refusals_are_logged_in_clean_text_and_after_32_it_ends(stand: Stand) -> None:
+    done = stand.run("9 arm \x1b[2J\u00e9\x00$(id)'\"\n" * 200 + "1 :\n", SSH_CONNECTION="10.110.0.11 5 10.0.0.1 22")
+    assert done.returncode == 1
+    assert done.stdout.decode().count("@do-failover refused") == 32
+    until(lambda: len(stand.calls()) == 9, "nine calls of logger")
+    for call in stand.calls():
+        assert call[:5] == ["logger", "-t", "do-failover-peer", "-p", "auth.warning"]
+        assert call[5] == "--"
+        assert re.fullmatch(r"refused from 10\.110\.0\.11: [ -~]{1,250}", call[6])
+    assert sum("9 arm ?[2J??$(id)'\"" in call[6] for call in stand.calls()) == 8
+
+
+def test_a_flood_of_lines_runs_sixteen_at_once_at_most(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    count = (
+        '#!/bin/sh\n: >"$RECORD/run.$$"\nset -- "$RECORD"/run.*\necho $# >"$RECORD/count.$$"\n'
+        '/bin/sleep 0.05\n/bin/rm -f "$RECORD/run.$$"\n'
+    )
+    stand = make_stand(tmp_path / "flood", shell, ip=count)
+    found = stand.run("".join(f"{number} state 203.0.113.47\n" for number in range(1, 121)), timeout=120).stdout.decode()
+    assert found.count("do-failover-peer.\n") == 120
+    counts = [int(path.read_text()) for path in stand.record.glob("count.*")]
+    assert len(counts) == 240
+    assert 1 < max(counts) <= 16
+
+
+def test_a_line_without_an_end_costs_no_more_than_its_bound(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    stand = make_stand(tmp_path / "bounded", shell, most_kib=8192)  # the shipped bound takes long to reach
+    argv, block, most = [*stand.shell, str(stand.script), "--allow", ALLOWED], b"9" * 65536, 0
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(400):
+                process.stdin.write(block)
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                most = max(most, *map(int, re.findall(r"VmSize:\s+(\d+)", status)), 0)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        assert process.stdout.read().startswith(GREETING.encode())
+    assert 0 < most <= 8192 + 256
+    assert process.returncode != 0, "it took all of it"
+
+
+def test_it_ends_with_its_stdin_and_leaves_no_process(stand: Stand) -> None:
+    argv = [*stand.shell, str(stand.script), "--allow", ALLOWED]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().decode() == GREETING
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        assert children == "", "nothing but the loop itself waits for a line"
+        process.stdin.close()
+        assert process.wait(10) == 0
+        assert process.stdout.read() == b""
+
+
+def test_the_last_line_needs_no_end_and_several_are_under_way(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    slow = '#!/bin/sh\ncase $* in *203.0.113.47*) while ! [ -e "$RECORD/go" ]; do /bin/sleep 0.01; done ;; *) : >"$RECORD/go" ;; esac\n'
+    stand = make_stand(tmp_path / "slow", shell, ip=slow)
+    found = answer(stand, "1 state 203.0.113.47\n2 state 198.51.100.1")  # the first ends only after the second began
+    assert found.count("do-failover-peer.\n") == 2
+
+
+# -- on real parts
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Link]:
+    with open_link() as opened:
+        yield opened
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", list(SHELLS))
+def test_real_pings_reach_the_owner_and_the_entry_is_shown(link: Link, name: str) -> None:
+    ours, ours6, nobody = str(link.ours.address), str(link.ours.address6), "198.18.0.99"
+    argv = ("timeout", "60", *SHELLS[name], str(SCRIPT), "--allow", f"{ours},{ours6},{nobody}")
+    text = link.peer.run(*argv, stdin=f"1 refresh {nobody} {ours} {PATTERN}\n2 refresh {ours6} {PATTERN}\n3 silence {nobody} {ours}\n")
+    for expected in (
+        frame(1, ("kind", "marked"), (f"ping {nobody}", "1"), (f"ping {ours}", "0")),
+        frame(2, ("kind", "marked"), (f"ping {ours6}", "0")),
+        frame(3, ("owner", "1"), ("us", "0")),
+    ):
+        assert expected in text
+    text = link.peer.run(*argv, stdin=f"4 arm\n5 state {ours} {ours6}\n")
+    assert f'"prefsrc":"{link.peer.address}"' in text
+    assert text.count(f'"lladdr":"{link.ours.lladdr.hex(":")}"') == 2
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not have("setpriv"), reason="needs setpriv")
+@pytest.mark.parametrize("name", list(SHELLS))
+def test_a_user_who_may_not_ping_says_so(link: Link, tmp_path: Path, name: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        script = Path(shutil.copy(SCRIPT, directory))
+        ours = str(link.ours.address)
+        argv = ("setpriv", "--reuid=64999", "--regid=64999", "--clear-groups", "--no-new-privs", "--", "timeout", "60")
+        argv = (*argv, *SHELLS[name], str(script), "--allow", ours)
+        for groups, status in (("1 0", "forbidden"), ("0 2147483647", "0")):
+            link.peer.run("sysctl", "-qw", f"net.ipv4.ping_group_range={groups}")
+            text = link.peer.run(*argv, stdin=f"1 refresh {ours} {PATTERN}\n")
+            assert frame(1, ("kind", "marked"), (f"ping {ours}", status)) in text
