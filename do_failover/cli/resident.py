@@ -100,6 +100,7 @@ class Outside:
             open_link=lambda: RealLink(entry.interface),
             open_peers=self._open_peers,
             is_on_link=lambda address: is_on_link(entry.interface, address),
+            prepare_assign=lambda droplet_id: api.prepare_assign(entry.reserved_ip, droplet_id),
         )
 
     @asynccontextmanager

@@ -288,6 +288,8 @@ class Keeper:
                 found, ip = await self.edges.read_identity(), self.entry.reserved_ip
                 before, self.identity, self._identity_at = self.identity, found, self.world.clock.now()
                 self.standing.me = found.droplet_id
+                if found.droplet_id is not None:
+                    self.edges.prepare_assign(found.droplet_id)
                 if before is not None and before.looks_like_owner_of(ip) != found.looks_like_owner_of(ip):
                     self.standing.look_at = self._identity_at
                     self._interrupt("the metadata service says that the IP has moved")

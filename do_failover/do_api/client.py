@@ -66,6 +66,10 @@ class DigitalOceanApi:
             raise TemporaryError(msg, kind="unprocessable")
         return await self._post(address, droplet_id, timeout_s)
 
+    def prepare_assign(self, address: str, droplet_id: int) -> None:
+        """Build the assign's request ahead, for whoever will have no time then. Nothing is sent."""
+        self._transport.prepare("POST", routes.make_actions_path(self._family_of(address), address), routes.make_assign_body(droplet_id))
+
     async def _post(self, address: str, droplet_id: int, timeout_s: float) -> Action:
         path, body = routes.make_actions_path(self._family_of(address), address), routes.make_assign_body(droplet_id)
         return answers.read_action(await self._transport.call(lambda: self._transport.send("POST", path, body), timeout_s))

@@ -28,10 +28,14 @@ needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ne
 pytestmark = needs_keygen
 
 
+def keygen(*arguments: str) -> None:
+    subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True)
+
+
 @pytest.fixture
 async def region(tmp_path: Path) -> AsyncIterator[Loopback]:
     async with serve(tmp_path) as served:
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lb key'", "-f", str(tmp_path / "id")], check=True)
+        keygen("-t", "ed25519", "-N", "", "-C", "lb key'", "-f", str(tmp_path / "id"))
         config = served.write_config()
         config.write_text(config.read_text().replace("[peers]\n", f'{ROUTERS}\n[peers]\nidentity_file = "{tmp_path}/id"\n'))
         yield served
@@ -67,7 +71,7 @@ async def test_a_key_without_its_pub_is_computed_and_another_may_be_named(region
 
 async def test_an_encrypted_key_and_rubbish_are_said(region: Loopback) -> None:
     (region.directory / "id.pub").unlink()
-    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(region.directory / "id")], check=True, capture_output=True)
+    keygen("-p", "-N", "secret", "-f", str(region.directory / "id"))
     ended = await authorize(region)
     assert (ended.code, "without a passphrase" in ended.err, ended.out) == (6, True, "")
     (region.directory / "id.pub").write_text("rubbish\n")
@@ -150,7 +154,8 @@ def test_the_shell_snippet_really_run_makes_a_peer() -> None:
             f'cp {PROGRAM} "$0/script" && ls -A {HOME}/.ssh {PROGRAM.rpartition("/")[0]}'
         )
         layers = "".join(
-            f'mkdir -p "$0/{name}/up" "$0/{name}/work" && mount -t overlay -o "lowerdir={path},upperdir=$0/{name}/up,workdir=$0/{name}/work" x {path} && '
+            f'mkdir -p "$0/{name}/up" "$0/{name}/work" && '
+            f'mount -t overlay -o "lowerdir={path},upperdir=$0/{name}/up,workdir=$0/{name}/work" x {path} && '
             for name, path in (("etc", "/etc"), ("var", "/var/lib"), ("lib", "/usr/lib"))
         )
         before = Path("/etc/passwd").read_text()

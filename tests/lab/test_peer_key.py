@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.skipif(SSHD is None or not have("busybox", "sftp", "scp"), reason="scripts/test installs them")]
 RESERVED, PUBLIC, OLD = "203.0.113.47", "198.51.100.12", "198.51.100.11"
 PATTERN = "00112233445566778899aabbccddeeff"
-ROUTE = '[{"dst":"$4","dev":"eth0","prefsrc":"10.110.0.21"}]'
+ROUTE = '[{"dst":"%s","dev":"eth0","prefsrc":"10.110.0.21"}]'
+ENTRY = f'[{{"dst":"{RESERVED}","lladdr":"02:00:00:00:00:0c","state":["STALE"]}}]'
 IP = f"""#!/bin/sh
-case "$*" in *route*) echo "{ROUTE.replace('"', chr(92) + '"')}" ;; *) echo '[{{"dst":"{RESERVED}","lladdr":"02:00:00:00:00:0c","state":["STALE"]}}]' ;; esac
+case "$*" in *route*) printf '{ROUTE}\n' "$4" ;; *) echo '{ENTRY}' ;; esac
 """
 PING = '#!/bin/sh\ncase "$*" in *198.51.100.11*) exit 1 ;; *) exit "${PING_STATUS:-0}" ;; esac\n'
 
@@ -224,7 +225,6 @@ def test_a_thief_forwards_nothing(door: Door, tmp_path: Path) -> None:
     assert (done.returncode, "remote port forwarding failed" in done.stderr) == (255, True)
     done = door.ssh("-o", "ExitOnForwardFailure=yes", "-R", f"{tmp_path}/sock:127.0.0.1:1", door.login)
     assert (done.returncode, (tmp_path / "sock").exists()) == (255, False)
-    assert not list(Path("/tmp").glob("ssh-*/agent.*")), "no agent's socket was made there"
 
 
 @pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="needs ssh-agent")

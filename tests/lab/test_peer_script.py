@@ -201,7 +201,32 @@ FIT = re.compile(
 )
 words = st.one_of(
     st.sampled_from(
-        "arm refresh state silence : 203.0.113.47 198.51.100.9 2001:db8::9 00ff 1 77 -f -I -- -p ; & | >canary * ? ~ $IFS ${IFS}".split(" ")
+        [
+            "arm",
+            "refresh",
+            "state",
+            "silence",
+            ":",
+            "203.0.113.47",
+            "198.51.100.9",
+            "2001:db8::9",
+            "00ff",
+            "1",
+            "77",
+            "-f",
+            "-I",
+            "--",
+            "-p",
+            ";",
+            "&",
+            "|",
+            ">canary",
+            "*",
+            "?",
+            "~",
+            "$IFS",
+            "${IFS}",
+        ]
     ),
     st.sampled_from(
         [PATTERN, "$(touch canary)", "`touch canary`", "'", '"', "\\", "\x00", "\t", "\r", "\x1b[2J", "\xa0", "é", "\u202e", "exit", "eval"]
