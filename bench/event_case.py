@@ -1,7 +1,7 @@
 """Event -> POST: from the event's first moment to the POST's first byte at the API.
 
-Zero: just before the line is written into the FIFO (daemon), or just before the script is forked (all others), as keepalived
-would. End: the API's TLS server hands over the first decrypted byte of the POST. Both on CLOCK_MONOTONIC. CPU and memory: the
+Zero: just before the line is written into the FIFO (daemon), or just before a forked child executes the script (all others),
+as keepalived's would. End: the API's TLS server hands over the first decrypted byte of the POST. Both on CLOCK_MONOTONIC. CPU and memory: the
 way's own processes from there to their end; for the daemon to its report (its story is told to the end, without peers).
 """
 
@@ -20,7 +20,7 @@ from bench import scripts
 from bench.costs import Enclosure
 from bench.figures import Sample, make_row
 from bench.loopback import BACKUP, EVENT, MASTER, Loopback, Resident, list_imports, open_daemon, open_loopback
-from bench.process import started
+from bench.process import BenchError, poised
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,30 +43,31 @@ class _Ways:
 
     async def run(self, way: str) -> Sample:
         """Run one way once, from a region where Droplet 1 owns the IP."""
-        if way in self.residents:
-            await self._settle(self.residents[way])
         await self.loopback.reset()
-        sample = await (self._run_resident(self.residents[way]) if way in self.residents else self._run_command(self.commands[way]))
+        try:
+            sample = await (self._run_resident(self.residents[way]) if way in self.residents else self._run_command(self.commands[way]))
+        except BenchError as error:
+            message = f"{way}: {error}"
+            raise BenchError(message) from error
         self.loopback.check_requests()
         return sample
 
-    async def _settle(self, resident: Resident) -> None:
-        """It hears BACKUP and does nothing."""
-        number = resident.count_reports()
-        await resident.say(BACKUP)
-        await resident.wait_for_report(number + 1)
-
     async def _run_resident(self, resident: Resident) -> Sample:
+        """At its end it hears BACKUP: what other ways do is none of its business."""
         number, before = resident.count_reports(), resident.enclosure.cpu_s()
         began = await resident.say(MASTER)
         post = await self.loopback.wait_for_post()
         await resident.wait_for_report(number + 1)
-        return self._make_sample(began, post, resident.enclosure.cpu_s() - before, resident.enclosure.peak_octets())
+        sample = self._make_sample(began, post, resident.enclosure.cpu_s() - before, resident.enclosure.peak_octets())
+        await resident.say(BACKUP)
+        await resident.wait_for_report(number + 2)
+        return sample
 
     async def _run_command(self, argv: list[str]) -> Sample:
         with Enclosure() as enclosure:
-            began = time.monotonic_ns()
-            async with started(argv, argv[0], enclosure=enclosure, is_heard=False) as talker:
+            async with poised(argv, argv[0], enclosure=enclosure) as talker:
+                began = time.monotonic_ns()
+                talker.tell("go")
                 post = await self.loopback.wait_for_post()
                 await talker.wait()
             return self._make_sample(began, post, enclosure.cpu_s(), enclosure.peak_octets())
@@ -85,7 +86,8 @@ async def run_case(rounds: int, say: Say) -> dict[str, Any]:
         residents = {way: await stack.enter_async_context(open_daemon(loopback, name, is_shimmed=way == SHIM)) for way, name in _DAEMONS}
         ways = _Ways(loopback, residents, commands)
         samples = await interleave([*residents, *commands], ways.run, rounds, say)
-    return {"action_time_s": _ACTION_S, "imports": _count_imports(commands), "rows": [make_row(way, found) for way, found in samples.items()]}
+        imports = _count_imports(commands)
+    return {"action_time_s": _ACTION_S, "imports": imports, "rows": [make_row(way, found) for way, found in samples.items()]}
 
 
 def _count_imports(commands: dict[str, list[str]]) -> int:

@@ -96,3 +96,12 @@ async def started(
                 os.killpg(log.pid, signal.SIGKILL)
             await log.wait()
         log._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - Python 3.11 leaves its pipes to the collector
+
+
+@contextlib.asynccontextmanager
+async def poised(argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, **environment: str) -> AsyncIterator[Talker]:
+    """Fork a shell that becomes the command at `go`: so what the bench's own fork costs is not measured."""
+    command = ["sh", "-c", 'echo {}; read -r go; exec "$@" </dev/null >/dev/null', "sh", *argv]
+    async with started(command, what, enclosure=enclosure, **environment) as talker:
+        await talker.hear()
+        yield talker

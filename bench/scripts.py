@@ -3,7 +3,7 @@
 tutorial    DigitalOcean's tutorials of keepalived with a floating IP: a shell script asks the metadata service twice (id, active),
             and a Python script with requests POSTs
 curl        one metadata request and one POST, by bash and curl
-following   a script with python-digitalocean's own objects, which follows its action (update_every_seconds=1)
+following   one POST by Python with requests, and a GET of its action every second until that has ended
 """
 
 from __future__ import annotations
@@ -77,21 +77,18 @@ curl -s --cacert {where.ca_file} -X POST -H 'Content-Type: application/json' -H 
 
 
 def write_following(where: Where) -> str:
-    """Write a script that also waits for its action, by python-digitalocean."""
+    """Write a script that also waits for its action: it asks every second, as doctl's --wait and most libraries do."""
     return f"""\
-import digitalocean
+import time
 import requests
-import urllib.request
-get = urllib.request.urlopen
-droplet = int(get("{where.metadata_url}/id").read())
-ip = digitalocean.FloatingIP(ip="{where.reserved_ip}", token="{where.token}", end_point="{where.api_url}")
-answer = requests.post(
-    "{where.api_url}floating_ips/{where.reserved_ip}/actions",
-    headers={{"Authorization": "Bearer {where.token}"}}, json={{"type": "assign", "droplet_id": droplet}}, verify="{where.ca_file}",
-).json()
-action = digitalocean.Action(id=answer["action"]["id"], token="{where.token}", end_point="{where.api_url}")
-action.load_directly()
-action.wait(update_every_seconds=1)
+droplet = int(requests.get("{where.metadata_url}/id").text)
+session = requests.Session()
+session.headers["Authorization"] = "Bearer {where.token}"
+actions = "{where.api_url}reserved_ips/{where.reserved_ip}/actions"
+action = session.post(actions, json={{"type": "assign", "droplet_id": droplet}}, verify="{where.ca_file}").json()["action"]
+while action["status"] == "in-progress":
+    time.sleep(1)
+    action = session.get(actions + "/" + str(action["id"]), verify="{where.ca_file}").json()["action"]
 """
 
 

@@ -32,6 +32,7 @@
     vocabulary
       retry         the one retry policy: deadline, jitter, wake-up; only home of tenacity
       config        TOML -> frozen Config; reports all problems at once
+      peer_words    the lines between us and the peers' forced command
       token         where the API token comes from; peerlist: the fan-out list
       codec         the JSON of a report
       ownership     what root writes belongs to the directory's owner

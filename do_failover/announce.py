@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from do_failover.model import ReservedIp
 
 
+_AGAIN_S = 1.0
+
+
 class Link(Protocol):
     """One interface: its lladdr, and a way to send a frame on it."""
 
@@ -50,6 +53,7 @@ class Announcer:
     sent: int = 0
     trouble: str | None = None
     acknowledged: set[str] = field(default_factory=set)
+    _next_again: float = float("-inf")
 
     async def announce(self, clock: Clock, *, repeat: int, interval_s: float) -> None:
         """Broadcast all addresses, `repeat` times, spaced. The list may grow between the rounds."""
@@ -58,6 +62,15 @@ class Announcer:
                 await pause(interval_s, clock=clock, mandate=self.mandate)
             for frame in build_announcements(self.addresses, self.link.lladdr):
                 self._send(frame)
+
+    def announce_again(self, now: float) -> bool:
+        """Broadcast all addresses once more, for a peer that nothing has helped so far; once a second, for all of them together."""
+        if now < self._next_again:
+            return False
+        self._next_again = now + _AGAIN_S
+        for frame in build_announcements(self.addresses, self.link.lladdr):
+            self._send(frame)
+        return True
 
     def announce_to(self, address: str, peer_address: str) -> bool:
         """Ask one peer on the link by a frame that tells it of `address`; its answer is an acknowledgement.

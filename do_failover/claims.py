@@ -53,6 +53,7 @@ class Latest(msgspec.Struct, frozen=True):
     start_ticks: int
     pid: int
     event: NotifyEvent
+    is_daemon: bool = False
 
     @property
     def order(self) -> ProcessOrder:
@@ -138,6 +139,11 @@ class Claims:
         self._process = read_order(os.getpid()) or ProcessOrder(0, os.getpid())
         self._order = order or self._process
 
+    def forget(self, event: NotifyEvent) -> None:
+        """Forget the newest event of this name: none is better than an old one."""
+        with contextlib.suppress(OSError):
+            (self._dir / f"{quote(f'{event.type}-{event.name}', safe='')}.event").unlink()
+
     def renew_order(self) -> ProcessOrder:
         """Take the present moment as this process's place among the events: a daemon hears many in its life."""
         ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
@@ -154,7 +160,7 @@ class Claims:
             latest = self._read_latest(key)
             if latest is not None and latest.order > self._order:
                 return latest
-            mine = Latest(self._boot_id, self._order.start_ticks, self._order.pid, event)
+            mine = Latest(self._boot_id, self._order.start_ticks, self._order.pid, event, self._is_daemon)
             self._write(f"{quote(key, safe='')}.event", msgspec.json.encode(mine))
             for address in reserved_ips:
                 self._supersede(address, event)

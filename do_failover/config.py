@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import stat
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
@@ -69,7 +70,10 @@ class FailoverConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeersConfig:
-    """Where the peers are known from (file, hosts, Droplet tag: all that are set), and how to reach them."""
+    """Where the peers are known from (file, hosts, Droplet tag: all that are set), and how to reach them.
+
+    `probe`: what proves a peer's path, "icmp" or "tcp:PORT": then each peer also connects to that port of the reserved IP.
+    """
 
     file: str | None = None
     hosts: tuple[str, ...] = ()
@@ -81,6 +85,13 @@ class PeersConfig:
     connect_timeout_s: float = 5.0
     command_timeout_s: float = 5.0
     concurrency: int = 128
+    probe: str = "icmp"
+
+    @property
+    def probe_port(self) -> int | None:
+        """Return the port of "tcp:PORT"; None for "icmp"."""
+        kind, _, port = self.probe.partition(":")
+        return int(port) if kind == "tcp" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,7 @@ class Config:
     nits: tuple[str, ...] = field(default=())
 
 
+_PROBE = re.compile(r"icmp|tcp:(?!0)(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])", re.ASCII)
 _POSITIVE = {"deadline_s", "guard_s", "cool_off_s", "connect_timeout_s", "command_timeout_s", "concurrency", "garp_repeat"}
 _NOT_NEGATIVE = {"refresh_s", "settle_s", "garp_interval_s"}
 _SECTIONS: dict[str, type[Any]] = {
@@ -149,6 +161,8 @@ def parse_config(document: dict[str, Any], path: str) -> Config:
     reader.note_unknown(document, {*_SECTIONS, "failover"}, "")
     if sections["digitalocean"] is not None:
         _check_urls(reader, sections["digitalocean"])
+    if sections["peers"] is not None and not _PROBE.fullmatch(sections["peers"].probe):
+        reader.problems.append(f'peers.probe: {sections["peers"].probe!r} is neither "icmp" nor "tcp:PORT", such as "tcp:443"')
     if reader.problems:
         raise ConfigError(*(f"{path}: {problem}" for problem in reader.problems))
     return Config(path=path, failover=failovers, nits=tuple(f"{path}: {nit}" for nit in reader.nits), **sections)

@@ -255,6 +255,9 @@ class _Story:
         try:
             link = await stack.enter_async_context(self.edges.open_link())
             link.listen(echo.ECHO_ETHERTYPE[family], echo.build_echo_filter(family), self.witness.note_packet)
+            if (port := self.edges.probe_port) is not None:
+                segments = echo.build_first_data_filter(family, port)
+                link.listen(echo.ECHO_ETHERTYPE[family], segments, lambda packet: self.witness.note_segment(packet, port))
             announcer = announce.Announcer(link, self.mandate, tuple(filter(None, [self.public])))
             answers = frames.build_acknowledgement_filter(family, link.lladdr)
             note = announcer.note_acknowledgement
@@ -320,7 +323,7 @@ class _Story:
             return f"{owner}; no peer was asked"
         seen = sum(evidence.is_witnessed for evidence in self.evidence)
         acknowledged = sum(bool(evidence.acknowledged) for evidence in self.evidence)
-        return f"{owner}; echo requests of {seen} of {len(self.evidence)} peers arrived here; {acknowledged} acknowledged"
+        return f"{owner}; what {seen} of {len(self.evidence)} peers sent arrived here; {acknowledged} acknowledged"
 
     def _make_healer(self) -> Healer:
         return Healer(
@@ -333,6 +336,8 @@ class _Story:
             public=self.public,
             can_prove=self.announcer is not None and "verify" in self.request.steps,
             is_public_pinged="refresh" in self.request.steps,
+            deadline=self.deadline,
+            probe_port=self.edges.probe_port,
         )
 
     async def confirm_owner(self) -> None:

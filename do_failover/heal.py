@@ -1,11 +1,22 @@
 """One peer's part of the story: it is told, made to ping, and watched for, until the proof is there.
 
+Measures grow from try to try:
+
+    1, 2    directed ARP or NS, where it shares the link; it pings the public address, then the reserved IP
+    3       at once, and all addresses are announced to everybody again (once a second for all peers together)
+    4 ...   the same, after 0.5 s, 1 s, 2 s ...
+
+A peer is given up at the story's deadline, or _PATIENCE_S after its first try. The bound is ours: what ten seconds of
+trying didn't mend, the sixtieth won't, and the report, which says whom to look at, shall not wait for it; the daemon
+tries those peers again while the IP is here. A permanent entry is not waited for: nothing from here changes it.
+
 Guarantee: whatever one peer does or fails to do ends in its own evidence, and delays no other (I7).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from do_failover.announce import Announcer
-    from do_failover.clock import Clock
+    from do_failover.clock import Clock, Deadline
     from do_failover.model import Peer
     from do_failover.verify import PeerEvidence, Witness
 
-_TRIES = 3
+_PATIENCE_S = 10.0
+_QUICK_TRIES = 3
+_FIRST_PAUSE_S = 0.5
+_LEAST_TRY_S = 1.0  # a try needs as long: none is begun that the deadline would cut off
+_PUBLIC_PROBE_S = 1.0
 _LATE_ARRIVAL_S = 0.2  # how long after its pings a peer's echo request may still be under way
 
 
@@ -30,7 +45,8 @@ class Healer:
     """What all peers of one run share.
 
     `announcer` is None where nothing may be announced, `public` where the owner's public address is not
-    known; `can_prove` is false where arrivals can't be witnessed, for the owner is another Droplet.
+    known; `can_prove` is false where arrivals can't be witnessed, for the owner is another Droplet. `probe_port`:
+    where peers also connect to by TCP, through their sshd, if the shell can do that.
     """
 
     clock: Clock
@@ -42,35 +58,66 @@ class Healer:
     public: str | None
     can_prove: bool
     is_public_pinged: bool
+    deadline: Deadline
+    probe_port: int | None = None
     sources: dict[Peer, str] = field(default_factory=dict)
 
     async def heal(self, evidence: PeerEvidence, looking: asyncio.Task[refresh.PeerView]) -> None:
-        """Refresh one peer until its echo request has arrived here, or the tries are over."""
+        """Refresh one peer until something of it has arrived here, or the tries are over."""
         evidence.is_asked, evidence.can_be_witnessed = True, self.can_prove
         started = self.clock.now()
         try:
             self._note_view(evidence, await looking)
-            for evidence.attempts in range(1, _TRIES + 1):
-                self._announce_to(evidence)
-                await self._refresh(evidence)
-                evidence.duration_s = self.clock.now() - started
-                await self._read_neighbour(evidence)
-                if not (evidence.can_be_witnessed and evidence.is_marked):
-                    break
-                if has_foreign_entry(evidence, self.address):
-                    self.witness.forget(evidence.peer)  # the entry went back to the old owner: what was seen is no proof any more
-                elif self.witness.has_seen(evidence.peer):
-                    break
+            await self._try_until_proven(evidence, started)
         except PeerError as error:
             evidence.error = error
-        except asyncio.CancelledError:
-            if not self.witness.has_seen(evidence.peer):
-                evidence.attempts = max(0, evidence.attempts - 1)  # the try that was cut off tells nothing
-            raise
         finally:
             evidence.duration_s = evidence.duration_s or self.clock.now() - started
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(evidence.peer)
+            evidence.proof = self.witness.proofs.get(evidence.peer.number)
             self._note_acknowledgement(evidence)
+
+    async def _try_until_proven(self, evidence: PeerEvidence, started: float) -> None:
+        patience = self.deadline.no_later_than(_PATIENCE_S)
+        while True:
+            evidence.attempts += 1
+            evidence.measure = self._announce_to(evidence)
+            await self._take_try(evidence, started)
+            if not evidence.can_be_witnessed or not (evidence.is_marked or evidence.port):
+                return
+            if has_foreign_entry(evidence, self.address):
+                self.witness.forget(evidence.peer)  # the entry went back to the old owner: what was seen is no proof any more
+            elif self.witness.has_seen(evidence.peer):
+                return
+            pause_s = _find_pause(evidence.attempts)
+            if self._is_hopeless(evidence) or patience.remaining_s() < pause_s + _LEAST_TRY_S:
+                return
+            await self._pause(evidence.peer, pause_s)
+
+    def _is_hopeless(self, evidence: PeerEvidence) -> bool:
+        entry = evidence.neighbour
+        is_permanent = entry is not None and entry.nud == "PERMANENT" and has_foreign_entry(evidence, self.address)
+        return is_permanent and evidence.attempts >= _QUICK_TRIES
+
+    async def _pause(self, peer: Peer, pause_s: float) -> None:
+        """Wait before the next try, which begins at once when something late arrives: its entry is to be read then."""
+        if not pause_s:
+            return
+        tasks = [asyncio.ensure_future(self.clock.sleep(pause_s)), asyncio.ensure_future(self.witness.wait_for(peer))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all(tasks)
+
+    async def _take_try(self, evidence: PeerEvidence, started: float) -> None:
+        try:
+            await self._refresh(evidence)
+            evidence.duration_s = self.clock.now() - started
+            await self._read_neighbour(evidence)
+        except asyncio.CancelledError:
+            if not self.witness.has_seen(evidence.peer):
+                evidence.attempts -= 1  # the try that was cut off tells nothing
+            raise
 
     def _note_view(self, evidence: PeerEvidence, view: refresh.PeerView) -> None:
         if view.route_to_reserved is not None:
@@ -82,23 +129,32 @@ class Healer:
         if evidence.on_link and self.announcer is not None:
             self.announcer.include(self.address)
 
-    def _announce_to(self, evidence: PeerEvidence) -> None:
-        """Send the directed frames to a peer on the same link: its address there is known from its routes."""
+    def _announce_to(self, evidence: PeerEvidence) -> str:
+        """Send the directed frames to a peer on the same link, from the third try on also to all; return this try's measures.
+
+        The peer's address on the link is known from its routes.
+        """
+        again = " again" if evidence.attempts > 1 else ""
+        measures = [f"ping{again}"] + ([f"TCP{again}"] if self.probe_port is not None else [])
         source = self.sources.get(evidence.peer)
-        if self.announcer is None or source is None:
-            return
-        if self.public is not None:
-            self.announcer.announce_to(self.public, source)
-        if evidence.on_link:
-            self.announcer.announce_to(self.address, source)
+        if self.announcer is not None and source is not None:
+            told = self.public is not None and self.announcer.announce_to(self.public, source)
+            if evidence.on_link:
+                told |= self.announcer.announce_to(self.address, source)
+            if told:
+                measures.insert(0, f"directed {'NS' if ':' in source else 'ARP'}{again}")
+        if self.announcer is not None and evidence.attempts >= _QUICK_TRIES and self.announcer.announce_again(self.clock.now()):
+            measures.insert(0, "announced to all again")
+        return f"try {evidence.attempts}: {', '.join(measures)}"
 
     async def _refresh(self, evidence: PeerEvidence) -> None:
-        """Take one try: the peer pings; done as soon as its echo request has arrived here."""
+        """Take one try: the peer pings; done as soon as something of it has arrived here."""
         peer, public = evidence.peer, self.public if self.is_public_pinged else None
-        pattern = echo.format_pattern(echo.build_pattern(self.witness.run, peer.number))
-        refreshing = asyncio.create_task(refresh.refresh_peer(self.shell, peer, public, self.address, pattern))
+        pattern = echo.build_pattern(self.witness.run, peer.number)
+        refreshing = asyncio.create_task(refresh.refresh_peer(self.shell, peer, public, self.address, echo.format_pattern(pattern)))
+        probing = asyncio.create_task(self._probe(evidence, public, pattern))
         seeing = asyncio.create_task(self.witness.wait_for(peer))
-        late = asyncio.create_task(self._wait_for_late_arrivals(refreshing))
+        late = asyncio.create_task(self._wait_for_late_arrivals(refreshing, probing))
         try:
             await asyncio.wait([late, seeing], return_when=asyncio.FIRST_COMPLETED)
             if not seeing.done():
@@ -106,11 +162,25 @@ class Healer:
                 evidence.public_answered, evidence.reserved_answered = echoes.public_answered, echoes.reserved_answered
                 evidence.is_marked = echoes.is_marked
         finally:
-            await cancel_all([refreshing, seeing, late])
+            await cancel_all([refreshing, probing, seeing, late])
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(peer)
 
-    async def _wait_for_late_arrivals(self, refreshing: asyncio.Task[refresh.Echoes]) -> None:
-        await asyncio.wait([refreshing])
+    async def _probe(self, evidence: PeerEvidence, public: str | None, pattern: bytes) -> None:
+        """Let the peer connect by TCP too: to the public address, which makes the network learn, then to the reserved IP."""
+        if self.probe_port is None or not self.can_prove or not isinstance(self.shell, refresh.TcpProber):
+            return
+        evidence.port = self.probe_port
+        if public is not None:
+            with contextlib.suppress(PeerError, TimeoutError):  # a refusal is told by the next one
+                async with asyncio.timeout(_PUBLIC_PROBE_S):
+                    await self.shell.probe_tcp(evidence.peer, public, self.probe_port, b"")
+        try:
+            evidence.connected = await self.shell.probe_tcp(evidence.peer, self.address, self.probe_port, pattern)
+        except PeerError as error:
+            evidence.probe_error = error
+
+    async def _wait_for_late_arrivals(self, refreshing: asyncio.Task[refresh.Echoes], probing: asyncio.Task[None]) -> None:
+        await asyncio.wait([refreshing, probing])
         if refreshing.exception() is None:
             await self.clock.sleep(_LATE_ARRIVAL_S)
 
@@ -123,6 +193,11 @@ class Healer:
         source = self.sources.get(evidence.peer)
         if self.announcer is not None and source is not None:
             evidence.acknowledged = source in self.announcer.acknowledged
+
+
+def _find_pause(attempts: int) -> float:
+    """Return the seconds before the next try: none, and from the third on more each time."""
+    return 0.0 if attempts < _QUICK_TRIES else _FIRST_PAUSE_S * 2 ** (attempts - _QUICK_TRIES)
 
 
 def _find_link_address(view: refresh.PeerView) -> str | None:

@@ -190,7 +190,10 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class PeerResult:
-    """One peer's row of the report."""
+    """One peer's row of the report.
+
+    Of a healed one: `proof` is what arrived here ("icmp", "tcp:443"), `measure` what was done in the try that worked.
+    """
 
     host: str
     outcome: PeerOutcome
@@ -201,6 +204,8 @@ class PeerResult:
     duration_s: float = 0.0
     attempts: int = 0
     error: str | None = None
+    proof: str | None = None
+    measure: str | None = None
 
 
 class Outcome(StrEnum):

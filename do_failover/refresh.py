@@ -8,7 +8,7 @@ routes and neighbour entries are read from it, and none of it is proof.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from do_failover import neigh, peer_words
 from do_failover.errors import PeerError
@@ -37,6 +37,18 @@ class PeerShell(Protocol):
 
     async def run(self, peer: Peer, command: str) -> str:
         """Raise PeerError when the peer can't be reached or doesn't answer."""
+        ...
+
+
+@runtime_checkable
+class TcpProber(Protocol):
+    """What a PeerShell may know beside: to let a peer connect by TCP to an address, through its sshd."""
+
+    async def probe_tcp(self, peer: Peer, address: str, port: int, data: bytes) -> bool:
+        """Tell whether somebody accepted the connection; that one then got `data`, and the connection's end.
+
+        Raises PeerError where the peer can't be reached, or its sshd doesn't permit it.
+        """
         ...
 
 

@@ -52,6 +52,7 @@ class Edges:
     open_peers: Callable[[], AbstractAsyncContextManager[refresh.PeerShell]]
     is_on_link: Callable[[str], Awaitable[bool]]
     backoff: Backoff = field(default_factory=Backoff)
+    probe_port: int | None = None  # peers.probe: where peers connect to by TCP, if anywhere
     prepare_assign: Callable[[int], None] = lambda _: None  # to this Droplet, some time before it is needed
 
 

@@ -1,7 +1,8 @@
 """Step 6: the proof. What arrived here, what the peers' kernels say, and what both mean.
 
 The witness listens on this machine for the echo requests that the peers sent to the reserved IP,
-each with the pattern of this run and this peer. Only an arrival proves that peer's path (I7, facts.md:
+each with the pattern of this run and this peer; with `probe = "tcp:PORT"` also for the same pattern as the first data of
+a TCP connection that the peer made. Only an arrival proves that peer's path (I7, facts.md:
 an old owner whose kernel still answers makes every other sign look healthy).
 
     evidence                                                   outcome
@@ -12,8 +13,9 @@ an old owner whose kernel still answers makes every other sign look healthy).
     its ping can't carry the pattern (BusyBox)                 unproven
     a reserved IP on its link, and its entry names another     stale
     the reserved IP answered, yet nothing arrived here         stale     somebody else answers: the old owner
+    it accepted a TCP connection, whose data didn't arrive     stale     likewise
     it can ping this Droplet, but not the reserved IP          stale
-    else: no ping came through at all, ICMP may be filtered    unproven
+    else: no ping came through at all, ICMP may be filtered    unproven  also where TCP is not permitted, or not accepted here
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Witness:
     run: bytes
     not_to: str | None = None
     arrivals: dict[int, str] = field(default_factory=dict)
+    proofs: dict[int, str] = field(default_factory=dict)
     _waiting: dict[int, asyncio.Event] = field(default_factory=dict)
 
     def note_packet(self, packet: bytes) -> None:
@@ -43,23 +46,31 @@ class Witness:
 
         An echo request to this Droplet's own public address (`not_to`) proves nothing about the reserved IP.
         """
-        request = echo.read_echo_request(packet)
-        if request is None or request.run != self.run or str(request.destination) == self.not_to:
+        self._note(echo.read_echo_request(packet), "icmp")
+
+    def note_segment(self, packet: bytes, port: int) -> None:
+        """Take a packet from the wire; what is not the first data of a peer's TCP connection to that port is ignored."""
+        self._note(echo.read_first_data(packet, port), f"tcp:{port}")
+
+    def _note(self, arrival: echo.EchoRequest | None, proof: str) -> None:
+        if arrival is None or arrival.run != self.run or str(arrival.destination) == self.not_to:
             return
-        self.arrivals.setdefault(request.peer_number, str(request.source))
-        self._event(request.peer_number).set()
+        self.arrivals.setdefault(arrival.peer_number, str(arrival.source))
+        self.proofs.setdefault(arrival.peer_number, proof)
+        self._event(arrival.peer_number).set()
 
     async def wait_for(self, peer: Peer) -> None:
-        """Return as soon as this peer's echo request has arrived."""
+        """Return as soon as something of this peer has arrived."""
         await self._event(peer.number).wait()
 
     def forget(self, peer: Peer) -> None:
         """Drop what was seen of a peer: a later sign spoke against it."""
         self.arrivals.pop(peer.number, None)
+        self.proofs.pop(peer.number, None)
         self._event(peer.number).clear()
 
     def has_seen(self, peer: Peer) -> bool:
-        """Tell whether this peer's echo request has arrived."""
+        """Tell whether something of this peer has arrived."""
         return peer.number in self.arrivals
 
     def _event(self, number: int) -> asyncio.Event:
@@ -81,6 +92,11 @@ class PeerEvidence:
     acknowledged: bool | None = None
     public_answered: bool | None = None
     reserved_answered: bool | None = None
+    port: int | None = None  # where `probe` lets it be reached by TCP
+    connected: bool | None = None  # by TCP: with whomever
+    probe_error: PeerError | None = None
+    proof: str | None = None
+    measure: str | None = None
     attempts: int = 0
     duration_s: float = 0.0
     error: PeerError | None = None
@@ -99,6 +115,8 @@ def judge_peer(evidence: PeerEvidence, reserved_ip: str) -> PeerResult:
         duration_s=round(evidence.duration_s, 4),
         attempts=evidence.attempts,
         error=sentence,
+        proof=evidence.proof if evidence.is_witnessed else None,
+        measure=evidence.measure if evidence.is_witnessed else None,
     )
 
 
@@ -115,7 +133,7 @@ def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str |
         return PeerOutcome.UNPROVEN, "the owner is another Droplet: its arrivals can't be witnessed from here"
     if evidence.attempts == 0:
         return PeerOutcome.UNPROVEN, error.message if error is not None else "the failover ended before this peer was refreshed"
-    if not evidence.is_marked:
+    if not evidence.is_marked and evidence.port is None:
         return PeerOutcome.UNPROVEN, "it was refreshed, but its ping can't carry the pattern (BusyBox): install iputils-ping there"
     return _judge_silence(evidence, reserved_ip)
 
@@ -128,12 +146,23 @@ def _judge_silence(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcom
         held = entry.lladdr if entry is not None else None
         kind = " (permanent: remove it on the peer)" if entry is not None and entry.nud == "PERMANENT" else ""
         return PeerOutcome.STALE, f"its neighbour entry of {reserved_ip} names {held}{kind}, not this Droplet"
-    if evidence.reserved_answered:
+    if evidence.reserved_answered and evidence.is_marked:
         return PeerOutcome.STALE, f"{reserved_ip} answers it, but its echo requests don't arrive here: the old owner answers"
-    if evidence.public_answered:
+    if evidence.connected:
+        where = f"{reserved_ip} port {evidence.port}"
+        return PeerOutcome.STALE, f"{where} accepts its connection, but what it sends there doesn't arrive here: the old owner answers"
+    if evidence.public_answered and evidence.is_marked:
         return PeerOutcome.STALE, f"it reaches this Droplet, but its echo requests to {reserved_ip} don't arrive here"
     if error is not None:
         return PeerOutcome.UNPROVEN, error.message
+    if evidence.probe_error is not None:
+        return PeerOutcome.UNPROVEN, evidence.probe_error.message
+    if evidence.connected is False:
+        where = f"{reserved_ip} port {evidence.port}"
+        return (
+            PeerOutcome.UNPROVEN,
+            f"none of its echo requests arrived here, and nobody accepts its connection to {where}: listens anything there?",
+        )
     return (
         PeerOutcome.UNPROVEN,
         f"none of its echo requests arrived here; is ICMP filtered, or ping not permitted there? ({reserved_ip})",

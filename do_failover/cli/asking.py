@@ -56,22 +56,37 @@ def ask_order(
     if find_daemon(Path(config.paths.run_dir)) is None:
         return None
     order = {"op": "order", "reserved_ip": reserved_ip, "to_droplet": to_droplet, "steps": sorted(steps)}
-    with _connected(config, 2 * deadline_s + _ORDER_MORE_S) as (sock, lines):
+    with contextlib.ExitStack() as stack:
+        sock, lines = stack.enter_context(_connected(config, 2 * deadline_s + _ORDER_MORE_S))
         sock.sendall(msgspec.json.encode(order) + b"\n")
-        while True:
-            try:
-                return _follow(lines, observe)
-            except KeyboardInterrupt:
-                with contextlib.suppress(OSError):
-                    sock.sendall(b'{"op":"interrupt"}\n')
+        try:
+            return _follow_patiently(sock, lines, observe)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            msg = (
+                f"the daemon took the order, and its report was not received ({error}): what it did is in its log and in the "
+                f"history; see: do-failover status"
+            )
+            raise TemporaryError(msg, kind="daemon_ended") from None
+
+
+def _follow_patiently(sock: socket.socket, lines: _Lines, observe: Callable[[OpenStage | Stage], None]) -> FailoverReport:
+    """Follow it to its end. Ctrl-C tells the daemon to stop, and its report is waited for all the same."""
+    while True:
+        try:
+            return _follow(lines, observe)
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                sock.sendall(b'{"op":"interrupt"}\n')
 
 
 def _follow(lines: Iterator[tuple[str, Any]], observe: Callable[[OpenStage | Stage], None]) -> FailoverReport:
     for word, value in lines:
         if word == "stage":
-            observe(msgspec.convert(value, Stage))
+            with contextlib.suppress(OSError):  # a terminal that was closed: the order goes on
+                observe(msgspec.convert(value, Stage))
         elif word == "opened":
-            observe(OpenStage(str(value["name"]), float(value["start_s"])))
+            with contextlib.suppress(OSError):
+                observe(OpenStage(str(value["name"]), float(value["start_s"])))
         elif word == "report":
             return decode_report(msgspec.json.encode(value))
     msg = "the daemon ended before its report came: what it did is in its log and in the history"

@@ -45,6 +45,7 @@ def daemon(context: click.Context, fifo: str | None, config_path: str | None, ou
     FIFO is what keepalived passes to a vrrp_notify_fifo_script; default: keepalived.fifo of the configuration.
     SIGHUP reads the configuration again; SIGTERM ends it. A second daemon says so and ends (exit 1).
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it means a reload, and when it does no more
     is_under_systemd = "NOTIFY_SOCKET" in os.environ or "JOURNAL_STREAM" in os.environ
     log = open_log(to_syslog=not is_under_systemd, is_verbose=verbose)
     config, nits = read_config(context, config_path)
@@ -137,6 +138,8 @@ class _Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.outside.say("the daemon has ended")
         return self._exit_code
 

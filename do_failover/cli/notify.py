@@ -84,6 +84,10 @@ def notify(
         if priority is None and event.state is VrrpState.MASTER:
             nits.append(_NO_PRIORITY)
         if (pid := find_daemon(Path(config.paths.run_dir))) is not None and pass_on(config, event):
+            pid = find_daemon(Path(config.paths.run_dir))  # one that ended meanwhile took the line with it
+        else:
+            pid = None
+        if pid is not None:
             reason = f"passed on to this machine's daemon (process {pid}), which acts on it"
             log.info("%s", reason)
             return _print([_make_report(event, entry, reason, is_superseded=False) for entry in entries], output)

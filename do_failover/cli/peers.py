@@ -75,7 +75,14 @@ def _ask_daemon(config: Config) -> Mapping[str, str] | None:
         return None
     if answer is None:
         return None
-    return {row["host"]: _ARMED if row["armed"] else row["error"] or "not yet" for row in answer["peers"]}
+    return {row["host"]: _describe(row) for row in answer["peers"]}
+
+
+def _describe(row: Mapping[str, object]) -> str:
+    """Say whether a peer is armed; and where its key opens a whole shell, that this is more than needed."""
+    if not row["armed"]:
+        return str(row["error"] or "not yet")
+    return _ARMED if row.get("restricted") is not False else f"{_ARMED}, wider than needed"
 
 
 def _refresh(config: Config) -> list[str]:
@@ -116,8 +123,10 @@ def _find_armed(peer: Peer, armed: Mapping[str, str] | None) -> str | None:
 
 def show_peers(found: FoundPeers, armed: Mapping[str, str] | None) -> None:
     """Print the peers as columns, then who is skipped. `armed` None: no daemon runs here."""
-    ready = sum(_find_armed(peer, armed) == _ARMED for peer in found.peers)
-    state = f"{ready} are armed" if armed is not None else f"none is armed: {_NOBODY}"
+    states = [_find_armed(peer, armed) or "" for peer in found.peers]
+    state = f"{sum(state.startswith(_ARMED) for state in states)} are armed" if armed is not None else f"none is armed: {_NOBODY}"
+    if (wide := sum("wider" in state for state in states)) > 0:
+        state += f", {wide} by a key that opens a shell (do-failover peers authorize)"
     click.secho(f"PEERS  {len(found.peers)} would be refreshed, {len(found.skipped)} are skipped; {state}", bold=True)
     rows = [
         (_write_login(peer), peer.name or "-", next(iter(peer.public_addresses), "-"), _find_armed(peer, armed) or "-", source)

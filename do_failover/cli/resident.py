@@ -7,7 +7,9 @@ import os
 import pwd
 import secrets
 import socket
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from do_failover.claims import Claims
-    from do_failover.config import Config, FailoverConfig
+    from do_failover.config import Config, DigitalOceanConfig, FailoverConfig
     from do_failover.do_api.client import DigitalOceanApi
     from do_failover.model import FailoverReport, Peer
 
 _PEERS_EVERY_S = 2.0
 _REGISTER_AFTER_S = 0.01
+_EMPTY_LOOKS = 5
+_OLD_API_S = 120.0
+_POLL_S = 0.1
 _DISCOVER_EVERY_S = 600.0
 _DISCOVER_AGAIN_S = 60.0
 
@@ -57,7 +62,9 @@ class Outside:
         self._on_return = on_return
         self._is_awake = True
         self._last_said = ""
-        self._apis: list[DigitalOceanApi] = []
+        self._apis: dict[str, tuple[DigitalOceanConfig, DigitalOceanApi]] = {}
+        self._empty_looks = 0
+        self._users: Counter[ArmedPeers] = Counter()
         self._keeping: set[asyncio.Task[None]] = set()
         self.claims, warning = open_claims(config, is_daemon=True)
         if warning is not None:
@@ -84,14 +91,14 @@ class Outside:
             register=self._register,
             keep=self._keep,
             say=self.say,
+            list_nits=lambda: (*self.config.nits, *self.nits),
             read_newer=self._read_newer,
             make_run=lambda: (history.make_id(self.clock.wall(), secrets.token_bytes(4)), secrets.token_bytes(8)),
         )
 
     def make_edges(self, entry: FailoverConfig) -> Edges:
         """Return the edges of one reserved IP: its own kept connection to the API, and the armed peers of all."""
-        api = make_api(self.config)
-        self._apis.append(api)
+        api = self._find_api(entry.reserved_ip)
         family = 6 if ":" in entry.reserved_ip else 4
         return Edges(
             clock=self.clock,
@@ -100,12 +107,28 @@ class Outside:
             open_link=lambda: RealLink(entry.interface),
             open_peers=self._open_peers,
             is_on_link=lambda address: is_on_link(entry.interface, address),
+            probe_port=self.config.peers.probe_port,
             prepare_assign=lambda droplet_id: api.prepare_assign(entry.reserved_ip, droplet_id),
         )
 
+    def _find_api(self, reserved_ip: str) -> DigitalOceanApi:
+        """Return the IP's client; a new one where its settings have changed. The old one may still be in use for a while."""
+        settings, api = self._apis.get(reserved_ip, (None, None))
+        if api is None or settings != self.config.digitalocean:
+            if api is not None:
+                asyncio.get_running_loop().call_later(_OLD_API_S, api.close)
+            api = make_api(self.config)
+            self._apis[reserved_ip] = (self.config.digitalocean, api)
+        return api
+
     @asynccontextmanager
     async def _open_peers(self) -> AsyncIterator[ArmedPeers]:
-        yield self.armed  # they stay open
+        armed = self.armed
+        self._users[armed] += 1
+        try:
+            yield armed  # they stay open
+        finally:
+            self._users[armed] -= 1
 
     # -- peers
 
@@ -115,12 +138,28 @@ class Outside:
         if found == self._fingerprint:
             return
         peers = read_peers(self.config)
+        if self.peers and not peers.peers and self._is_passing():
+            return
+        self._empty_looks = 0
         for nit in peers.nits:
             if nit not in self.nits:
                 self.log.warning("warning: %s", nit)
         self._fingerprint, self.peers, self.nits = found, peers.peers, peers.nits
         self.say(f"{len(self.peers)} peers" if self.peers else "no peers")
         self.armed.set_peers(self.peers if self._is_awake else ())
+
+    def _is_passing(self) -> bool:
+        """Tell whether a list that has just become empty may be back in a moment: an editor is at work, or the file can't be read."""
+        name = self.config.peers.file
+        try:
+            if name is not None:
+                with expand_path(name).open("rb"):
+                    pass
+        except OSError as error:
+            self._say_once(f"warning: the fan-out list {name} cannot be read ({error.strerror}): its last peers stay")
+            return True
+        self._empty_looks += 1
+        return self._empty_looks <= _EMPTY_LOOKS
 
     def wake(self, *, is_awake: bool) -> None:
         """Keep the peers armed only while this node could become MASTER."""
@@ -153,7 +192,14 @@ class Outside:
     def show_peers(self) -> list[dict[str, Any]]:
         """Return who is armed, for `peers` and `status`."""
         return [
-            {"host": row.host, "armed": row.is_armed, "since_s": row.since_s, "attempts": row.attempts, "error": row.error}
+            {
+                "host": row.host,
+                "armed": row.is_armed,
+                "restricted": row.is_restricted,
+                "since_s": row.since_s,
+                "attempts": row.attempts,
+                "error": row.error,
+            }
             for row in self.armed.show()
         ]
 
@@ -206,7 +252,9 @@ class Outside:
         kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
         latest = self.claims.read_latest(NotifyEvent(kind, entry.vrrp_name or "", VrrpState.STOP))
         move = self.claims.read_manual_move(entry.reserved_ip)
-        found = [Newer((latest.start_ticks, latest.pid), latest.event)] if latest is not None else []
+        # What a daemon entered is in a daemon's own memory, where it counts for one keepalived only.
+        is_news = latest is not None and not latest.is_daemon
+        found = [Newer((latest.start_ticks, latest.pid), latest.event)] if latest is not None and is_news else []
         found += [Newer((move.start_ticks, move.pid), None)] if move is not None else []
         return max((n for n in found if n.order > order and n.order[1] != os.getpid()), key=lambda n: n.order, default=None)
 
@@ -214,18 +262,28 @@ class Outside:
         try:
             claims.enter(event, (entry.reserved_ip,))
         except FailoverError as error:
-            self.log.warning("warning: %s", error.message)
+            claims.forget(event)
+            self._say_once(f"warning: {error.message}")
 
     # -- its life
 
     async def change(self, config: Config) -> None:
-        """Take another configuration; the peers are connected to anew where SSH's settings changed."""
-        before, self.config = self.config, config
-        if make_ssh_settings(before.peers) != make_ssh_settings(config.peers):
-            await self.armed.close()
-            self.armed = self._make_armed()
-            self._fingerprint = None
+        """Take another configuration; the peers are connected to anew where SSH's settings changed.
+
+        What is open already stays as it is: paths, and where keepalived keeps its things.
+        """
+        before = self.config
+        self.config = replace(config, paths=before.paths, keepalived=before.keepalived)
+        if make_ssh_settings(before.peers) == make_ssh_settings(config.peers):
+            self.look_for_peers()
+            return
+        old, self.armed = self.armed, self._make_armed()
+        self.armed.set_peers(self.peers if self._is_awake else ())
+        self._fingerprint = None
         self.look_for_peers()
+        while self._users.get(old):  # a story that runs keeps its connections
+            await self.clock.sleep(_POLL_S)
+        await old.close()
 
     def find_uids(self) -> set[int]:
         """Return who may ask the daemon, beside its own user: root, and the user of keepalived's scripts."""
@@ -239,7 +297,7 @@ class Outside:
         if self._keeping:
             await asyncio.wait(set(self._keeping), timeout=2.0)
         await self.armed.close()
-        for api in self._apis:
+        for _, api in self._apis.values():
             api.close()
 
 

@@ -139,7 +139,9 @@ def _print(rows: list[dict[str, Any]], daemon: dict[str, Any] | None) -> None:
     peers = daemon["peers"]
     armed = sum(bool(peer["armed"]) for peer in peers)
     click.echo(f"  daemon {daemon['pid']} since {daemon['since']}; keepalived {daemon['keepalived'] or 'not seen'}")
-    click.echo(f"  peers: {armed} of {len(peers)} are armed")
+    wide = sum(bool(peer["armed"]) and peer.get("restricted") is False for peer in peers)
+    more = f"; {wide} by a key that opens a shell (do-failover peers authorize)" if wide else ""
+    click.echo(f"  peers: {armed} of {len(peers)} are armed{more}")
     late = [peer for peer in peers if not peer["armed"]]
     for peer in late[:_ROWS_SHOWN]:
         click.echo(f"    {peer['host']}: {peer['error'] or 'not armed yet'}")

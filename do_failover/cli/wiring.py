@@ -48,6 +48,7 @@ def make_edges(config: Config, entry: FailoverConfig, api: DigitalOceanApi) -> E
         open_link=lambda: RealLink(entry.interface),
         open_peers=lambda: LazyPeers(config.peers),
         is_on_link=lambda address: is_on_link(entry.interface, address),
+        probe_port=config.peers.probe_port,
     )
 
 
@@ -160,10 +161,16 @@ class LazyPeers:
 
     async def run(self, peer: Peer, command: str) -> str:
         """Run a command on a peer and return its standard output. Raises PeerError."""
+        return (await (await self._reach()).run(peer, command)).stdout
+
+    async def probe_tcp(self, peer: Peer, address: str, port: int, data: bytes) -> bool:
+        """Let a peer connect by TCP; see PeerConnections.probe_tcp."""
+        return await (await self._reach()).probe_tcp(peer, address, port, data)
+
+    async def _reach(self) -> PeerConnections:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-        connections = await asyncio.shield(self._opening)
-        return (await connections.run(peer, command)).stdout
+        return await asyncio.shield(self._opening)
 
     async def _open(self) -> PeerConnections:
         return await run_in_thread(lambda: _make_connections(self._settings))

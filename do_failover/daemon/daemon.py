@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from do_failover.config import FailoverConfig
     from do_failover.daemon.memory import Process
     from do_failover.daemon.orders import Order
-    from do_failover.daemon.world import World
+    from do_failover.daemon.world import Newer, World
     from do_failover.mandate import Mandate
     from do_failover.model import FailoverReport, Peer
 
@@ -48,6 +48,7 @@ class Daemon:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._lines = LineReader()
         self._unknown: set[str] = set()
+        self._registered: set[Keeper] = set()  # whose last event this very process heard
         self._ended = asyncio.Event()
         memory = world.load_memory().recall(world.boot_id, self.keepalived)
         self._speaks_itself = set(memory.speaks_itself)
@@ -127,6 +128,7 @@ class Daemon:
         self._register(event, keeper)
 
     def _register(self, event: NotifyEvent, keeper: Keeper) -> None:
+        self._registered.add(keeper)
         order = self.world.register(event, keeper.entry)
         keeper.standing.order = order if order is not None else keeper.standing.order
 
@@ -142,7 +144,7 @@ class Daemon:
             keeper.standing.order = newer.order
             if newer.event is None:
                 keeper.note_person(newer.order[1])
-            elif self.keepalived is not None and newer.order >= self.keepalived and newer.event.state is not keeper.standing.claim:
+            elif newer.event.state is not keeper.standing.claim and self._is_of_this_keepalived(newer, keeper):
                 keeper.hear(newer.event, f"superseded by the newer event {newer.event} (process {newer.order[1]})")
             self.remember()
 
@@ -152,6 +154,12 @@ class Daemon:
         for keeper in self.keepers.values():
             keeper.forget_claim(why)
         self.remember()
+
+    def _is_of_this_keepalived(self, newer: Newer, keeper: Keeper) -> bool:
+        """Tell whether a MASTER was said by the keepalived that runs now; anything else ends something, and is always heard."""
+        if newer.event is not None and newer.event.state is not VrrpState.MASTER:
+            return True
+        return keeper in self._registered or (self.keepalived is not None and newer.order >= self.keepalived)
 
     def note_return(self, peer: Peer) -> None:
         """Note that a peer can be reached again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from do_failover.daemon import evidence
 from do_failover.daemon.due import NEVER
 from do_failover.daemon.standing import Effect, recall
 from do_failover.daemon.table import Choice, Evidence, Move, choose
-from do_failover.decision import Unknown
 from do_failover.errors import FailoverError, TemporaryError
 from do_failover.failover import run_failover
 from do_failover.heal import cancel_all
@@ -60,6 +59,7 @@ class Keeper:
         self.identity: Identity | None = None
         self._identity_at = -NEVER
         self._failed_looks = 0
+        self._asked: tuple[Peer, ...] = ()  # the peers of the last story: the list may have changed since
         self._last_said = ""
         self._mandate: Mandate | None = None  # of what runs now
         self._is_yielding = False  # what runs now gives way to any news
@@ -284,17 +284,24 @@ class Keeper:
     async def _watch_hint(self) -> None:
         """Keep in mind who this Droplet is, for the hot path; a hint that changed is a reason to look (never the truth)."""
         while True:
-            with suppress(FailoverError):
-                found, ip = await self.edges.read_identity(), self.entry.reserved_ip
-                before, self.identity, self._identity_at = self.identity, found, self.world.clock.now()
-                self.standing.me = found.droplet_id
-                if found.droplet_id is not None:
-                    self.edges.prepare_assign(found.droplet_id)
-                if before is not None and before.looks_like_owner_of(ip) != found.looks_like_owner_of(ip):
-                    self.standing.look_at = self._identity_at
-                    self._interrupt("the metadata service says that the IP has moved")
-                    self._news.set()
+            try:
+                self._note_identity(await self.edges.read_identity())
+            except FailoverError:
+                pass  # who this is doesn't change; where the IP was grows old
+            except Exception as error:  # noqa: BLE001 - one mistake must not end the watch
+                self._say(f"a mistake in do-failover, while asking the metadata service: {type(error).__name__}: {error}")
             await self.world.clock.sleep(_HINT_EVERY_S)
+
+    def _note_identity(self, found: Identity) -> None:
+        before, self.identity, self._identity_at = self.identity, found, self.world.clock.now()
+        self.standing.me = found.droplet_id
+        if found.droplet_id is not None:
+            self.edges.prepare_assign(found.droplet_id)
+        ip = self.entry.reserved_ip
+        if before is not None and before.looks_like_owner_of(ip) != found.looks_like_owner_of(ip):
+            self.standing.look_at = self._identity_at
+            self._interrupt("the metadata service says that the IP has moved")
+            self._news.set()
 
     # -- a person's orders
 
@@ -346,19 +353,7 @@ class Keeper:
 
     def show(self) -> dict[str, Any]:
         """Return how it stands, for `status`."""
-        standing = self.standing
-        return {
-            "reserved_ip": self.entry.reserved_ip,
-            "instance": self.entry.vrrp_name,
-            "claim": standing.claim,
-            "event": str(standing.event) if standing.event is not None else None,
-            "is_served": standing.is_served,
-            "droplet_id": standing.me,
-            "owner": standing.owner if isinstance(standing.owner, int) else None,
-            "is_owner_known": not isinstance(standing.owner, Unknown),
-            "is_acting": self.is_acting,
-            "why": self.choice.why,
-        }
+        return {**self.standing.show(), "is_acting": self.is_acting, "why": self.choice.why}
 
     def _make_request(self, **more: Any) -> Request:  # noqa: ANN401 - fields of Request
         id_, run = self.world.make_run()
@@ -374,15 +369,18 @@ class Keeper:
             "heard_at": self.heard_at if number == 1 else self.world.clock.now(),
             "identity": self.identity if is_fresh else _without_hint(self.identity),
             "contest": self.standing.contest,
+            "warnings": self.world.list_nits(),
             "round": number,
         }
-        return Request(**{**fields, **more})
+        request = Request(**{**fields, **more})
+        self._asked = request.peers
+        return request
 
     def _note(self, report: FailoverReport, *, settles: bool = False, is_all: bool = True) -> None:
         now = self.world.clock.now()
         if settles:
             self.standing.settle(now)
-        self.standing.note_report(report, self.world.list_peers(), now, is_all=is_all)
+        self.standing.note_report(report, self._asked, now, is_all=is_all)
         self._on_change()
 
     def _say(self, sentence: str) -> None:

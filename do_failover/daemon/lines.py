@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LINE_LIMIT = 4096  # PIPE_BUF: a longer one could not have been written whole
 _COMPLAINTS_KEPT = 64
 _MARK = "SCRIPT "
+_BEGINNINGS = (b'INSTANCE "', b'GROUP "')
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ class LineReader:
             heard.append(_read(line.decode(errors="surrogateescape")))
         except ConfigError as error:
             self._complain(error.message, complaints)
+            begin = max(line.rfind(word) for word in _BEGINNINGS)
+            if begin > 0 and _MARK.encode() not in line[:begin]:  # somebody wrote without a line end, and a whole line came after it
+                self._take(line[begin:], heard, complaints)
 
     def _complain(self, what: str, complaints: list[str]) -> None:
         if what not in self._complained and len(self._complained) < _COMPLAINTS_KEPT:

@@ -85,11 +85,13 @@ class LocalSocket:
         except (OSError, ValueError, TimeoutError):
             pass  # it left, or never said anything that could be read
         finally:
-            with suppress(OSError):
-                await writer.drain()
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                async with asyncio.timeout(_REQUEST_S):
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+            except (OSError, TimeoutError):
+                writer.transport.abort()  # it never reads what it asked for
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(_REQUEST_S):  # read first: who writes to a closed socket never sees the reason

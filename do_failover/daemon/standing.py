@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from do_failover.assign import Contest
 from do_failover.daemon.due import NEVER, DuePeers
@@ -122,6 +122,7 @@ class Standing:
         # Where the owner was read and is not this Droplet, no owner means unassigned, not unknown.
         has_changed = report.error is not None and report.error.kind in {"owner_changed", "not_owner"}
         before: Owner = self.me if has_changed else self.owner
+        was_ours = self.is_ours
         self.owner = report.owner_after if report.owner_after is not None or has_changed else UNKNOWN
         self.look_at = now + _LOOK_SOON_S
         if not self.is_ours:
@@ -129,7 +130,7 @@ class Standing:
                 self._take_intent(self._find_intent(before, self.owner))
             self.due.forget()
             return False
-        if is_all:
+        if is_all or not was_ours:
             self.due.plan_all(now)
         if len(report.peers) != len(peers):
             return False
@@ -204,6 +205,19 @@ class Standing:
 
     def _cooled_at(self, kind: Evidence) -> float:
         return self.acted_at.get(kind, -NEVER) + self.entry.cool_off_s
+
+    def show(self) -> dict[str, Any]:
+        """Return it for `status`."""
+        return {
+            "reserved_ip": self.entry.reserved_ip,
+            "instance": self.entry.vrrp_name,
+            "claim": self.claim,
+            "event": str(self.event) if self.event is not None else None,
+            "is_served": self.is_served,
+            "droplet_id": self.me,
+            "owner": self.owner if isinstance(self.owner, int) else None,
+            "is_owner_known": not isinstance(self.owner, Unknown),
+        }
 
     def remember(self) -> Kept:
         """Return what a later process has to know."""

@@ -56,4 +56,5 @@ class World:
     keep: Callable[[FailoverReport], None]
     say: Callable[[str], None]
     make_run: Callable[[], tuple[str, bytes]]
+    list_nits: Callable[[], tuple[str, ...]] = tuple  # what is untidy and goes into the reports
     read_newer: Callable[[FailoverConfig, Order], Newer | None] = _find_nothing

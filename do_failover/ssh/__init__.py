@@ -3,7 +3,9 @@
     settings   what the configuration says about SSH, and the result of one command
     trust      identity and known_hosts files -> asyncssh's options, shared by all peers
     dial       a peer's name -> a connected TCP socket
+    jump       jump hosts (ProxyJump): one shared connection each, for all peers behind it
     login      that socket -> an authenticated SSH connection to a host that known_hosts vouches for
+    tcp_channel  a TCP connection from a peer or a jump host
     session    one command on such a connection: bounded output, bounded time
     sentences  whatever went wrong -> PeerError with the operator's sentence
     pool       PeerConnections: one connection a peer, opened once, reopened when it was cut
@@ -12,10 +14,10 @@
     armed           ArmedPeers: keeps peers armed in the background, for the daemon
 
 Guarantees
-- A host key is accepted only from `known_hosts` (also hashed names and @cert-authority lines). No
-  ssh_config can change that: not with StrictHostKeyChecking, UserKnownHostsFile or ProxyJump.
-- Nothing is forwarded (agent, X11, ports), no environment is sent, no password or passphrase is
-  ever asked for.
+- A host key is accepted only from `known_hosts` (also hashed names and @cert-authority lines), of jump hosts too. No
+  ssh_config can change that: not with StrictHostKeyChecking, UserKnownHostsFile or ProxyJump. ProxyCommand is refused.
+- Nothing is forwarded to a peer (agent, X11, ports; `probe_tcp` opens one channel and sends what it is given), no
+  environment is sent, no password or passphrase is ever asked for.
 - Whatever a peer does ends as a PeerError of that peer: unreachable, refused, host_key, command.
 - After `PeerConnections.close()` or `ArmedPeers.close()` no task and no socket is left. A name look-up that hangs in the
   system's resolver can't be interrupted: its daemon thread ends by itself.

@@ -16,7 +16,7 @@ from do_failover.errors import PeerError
 from do_failover.retry import Backoff
 from do_failover.ssh.armed_channel import ArmedChannel, LostChannelError, trim
 from do_failover.ssh.pool import PeerConnections, key_of
-from do_failover.ssh.sentences import say
+from do_failover.ssh.sentences import clean, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +152,14 @@ class ArmedPeers:
                 pass
         return await self._run_cold(peer, command)
 
+    async def probe_tcp(self, peer: Peer, address: str, port: int, data: bytes) -> bool:
+        """As PeerConnections.probe_tcp, over the connection that the loop runs on."""
+        try:
+            return await self._pool.probe_tcp(peer, address, port, data)
+        finally:
+            if key_of(peer) not in self._keepers and not self._is_closed:
+                self._let_go_later(key_of(peer), peer)
+
     def is_armed(self, peer: Peer) -> bool:
         """Tell whether its loop waits for a line, as far as TCP and keepalive (14 s) have noticed."""
         return key_of(peer) in self._armed
@@ -221,6 +229,10 @@ class ArmedPeers:
             except PeerError as error:
                 keeper.attempts += 1
                 self._note(keeper, error)
+            except Exception as error:  # noqa: BLE001 - what the library's parsers can be made to raise ends no peer's life (I7)
+                keeper.attempts += 1
+                unforeseen = f"it could not be armed, in a way that has no name yet ({type(error).__name__}: {clean(str(error))})"
+                self._note(keeper, say(keeper.peer.host, unforeseen, "unreachable"))
             else:
                 await asyncio.wait([channel.ended])
                 self._note_loss(keeper, channel)

@@ -1,4 +1,9 @@
-"""From a peer to an authenticated connection: name, TCP, host key, user's key, all under one time-out."""
+"""From a peer to an authenticated connection, in two steps: where it is (ssh_config), then name, TCP, host key, user's key.
+
+Each step has connect_timeout_s. A host behind a jump host is reached by a channel of that one's connection (jump.py).
+ProxyCommand is refused: it would start a program of this machine for each peer, at 3 a.m., by a line in a file that
+nobody here has read; what it does beside connecting can't be known.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import asyncio
 import getpass
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncssh
 
@@ -15,8 +20,8 @@ from do_failover.ssh.sentences import Target, clean, describe_failure, say
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
-    from do_failover.model import Peer
     from do_failover.ssh.settings import SshSettings
     from do_failover.ssh.trust import Trusted
 
@@ -28,6 +33,10 @@ class Owner(asyncssh.SSHClient):
         """Start as open: the object is only used once the login is over."""
         self._target = target
         self.is_open = True
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Note that there is a way to the host: what follows is SSH."""
+        self._target.phase = "login"
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         """Note the fingerprint of a key that known_hosts does not have, and refuse it."""
@@ -62,85 +71,136 @@ class Link:
         await self.connection.wait_closed()
 
 
-async def log_in(peer: Peer, settings: SshSettings, trusted: Trusted) -> Link:
-    """Return an open connection to a verified host. Raises PeerError within connect_timeout_s."""
-    user = peer.user or settings.user
-    target = Target(peer.host, peer.host, peer.port, user or "", settings.connect_timeout_s)
+class Tunnel(Protocol):
+    """Opens TCP connections from elsewhere: from a jump host."""
+
+    @property
+    def name(self) -> str:
+        """Return the jump host's name, for sentences."""
+        ...
+
+    async def create_connection(
+        self, session_factory: Callable[[], asyncssh.SSHTCPSession[bytes]], remote_host: str, remote_port: int
+    ) -> tuple[asyncssh.SSHTCPChannel[bytes], asyncssh.SSHTCPSession[bytes]]:
+        """Open one, as asyncssh asks for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A host as it is named in the fan-out list or in a ProxyJump; None: whatever ssh_config says. `label` begins sentences."""
+
+    label: str
+    host: str
+    port: int | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a login goes, as the fan-out list and ssh_config say it together.
+
+    `name` is what known_hosts is asked for; `jump` is ssh_config's ProxyJump, as written there.
+    """
+
+    label: str
+    host: str
+    port: int
+    user: str
+    name: str
+    options: asyncssh.SSHClientConnectionOptions
+    jump: str | None = None
+
+
+async def find_way(wanted: Wanted, settings: SshSettings, trusted: Trusted) -> Way:
+    """Apply ssh_config, where there is one. Raises PeerError, within connect_timeout_s."""
+    port = wanted.port or asyncssh.DEFAULT_PORT
+    if trusted.shared is not None:
+        return Way(wanted.label, wanted.host, port, wanted.user or getpass.getuser(), wanted.host, trusted.shared)
+    target = Target(wanted.label, wanted.host, port, wanted.user or "", settings.connect_timeout_s)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            return await _log_in(peer, settings, trusted, target)
+            return await _apply_ssh_config(wanted, settings.ssh_config or "", trusted)
     except (OSError, ValueError, asyncssh.Error) as error:
         raise describe_failure(error, target, trusted) from error
 
 
-async def _log_in(peer: Peer, settings: SshSettings, trusted: Trusted, target: Target) -> Link:
-    options = trusted.shared
-    family, local = 0, None
-    target.name = peer.host
-    if options is None:
-        options = await _apply_ssh_config(peer, settings.ssh_config or "", trusted, target)
-        family, local = options.family, options.local_addr
-    elif not target.user:
-        target.user = getpass.getuser()
-    addresses = await find_addresses(target.host, target.port, family)
+async def log_in(way: Way, settings: SshSettings, trusted: Trusted, tunnel: Tunnel | None = None) -> Link:
+    """Return an open connection to a verified host. Raises PeerError within connect_timeout_s."""
+    target = Target(way.label, way.host, way.port, way.user, settings.connect_timeout_s, way.name)
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            return await (_dial(way, target, trusted) if tunnel is None else _authenticate(way, target, trusted, tunnel=tunnel))
+    except (OSError, ValueError, asyncssh.Error) as error:
+        raise describe_failure(error, target, trusted) from error
+
+
+async def _dial(way: Way, target: Target, trusted: Trusted) -> Link:
+    options = way.options
+    is_configured = options is not trusted.shared
+    addresses = await find_addresses(way.host, way.port, options.family if is_configured else 0)
     target.phase = "tcp"
     target.address = str(addresses[0][1][0]) if addresses else None
-    sock = await open_socket(addresses, settings.connect_timeout_s, local)
+    sock = await open_socket(addresses, target.timeout_s, options.local_addr if is_configured else None)
     target.address = str(sock.getpeername()[0])
     target.phase = "login"
-    algorithms = trusted.order_algorithms(target.name, target.address, target.port)
-    return await _authenticate(sock, options, target, algorithms)
-
-
-async def _authenticate(
-    sock: socket.socket, options: asyncssh.SSHClientConnectionOptions, target: Target, algorithms: tuple[str, ...]
-) -> Link:
-    owner = Owner(target)
     try:
-        connection = await asyncssh.run_client(
-            sock,
-            config=None,
-            options=options,
-            client_factory=lambda: owner,
-            server_host_key_algs=algorithms,
-            host_key_alias=target.name,  # the name that known_hosts is asked for, beside the address
-            port=target.port,
-            username=target.user,
-            tunnel=None,  # never a jump that would be opened without our known_hosts
-            proxy_command=None,
-        )
+        return await _authenticate(way, target, trusted, sock=sock)
     except BaseException:
         sock.close()  # a no-op where asyncssh has closed it
         raise
+
+
+async def _authenticate(
+    way: Way, target: Target, trusted: Trusted, *, sock: socket.socket | None = None, tunnel: Tunnel | None = None
+) -> Link:
+    owner = Owner(target)
+    if tunnel is not None:
+        target.via, target.phase = tunnel.name, "channel"
+    connection = await asyncssh.connect(
+        way.host,
+        way.port,
+        sock=sock,
+        tunnel=tunnel,  # never a name: asyncssh would open that jump without our known_hosts
+        config=None,
+        options=way.options,
+        client_factory=lambda: owner,
+        server_host_key_algs=trusted.order_algorithms(way.name, target.address or "", way.port),
+        host_key_alias=way.name,  # the name that known_hosts is asked for, beside the address
+        username=way.user,
+        proxy_command=None,
+    )
     return Link(connection, owner)
 
 
-async def _apply_ssh_config(peer: Peer, path: str, trusted: Trusted, target: Target) -> asyncssh.SSHClientConnectionOptions:
-    """Read HostName, Port, User, HostKeyAlias, IdentityFile ... and refuse a jump.
+async def _apply_ssh_config(wanted: Wanted, path: str, trusted: Trusted) -> Way:
+    """Read HostName, Port, User, HostKeyAlias, IdentityFile, ProxyJump ...
 
-    Port 22 in the fan-out list is its default, so ssh_config's Port wins over it; any other wins over ssh_config.
+    What the fan-out list says wins; but port 22 is its default, so there ssh_config's Port counts.
     """
-    wanted: dict[str, Any] = {"host": peer.host}
-    if peer.port != asyncssh.DEFAULT_PORT:
-        wanted["port"] = peer.port
-    if target.user:
-        wanted["username"] = target.user
+    said: dict[str, Any] = {"host": wanted.host}
+    if wanted.port is not None and wanted.port != asyncssh.DEFAULT_PORT:
+        said["port"] = wanted.port
+    if wanted.user:
+        said["username"] = wanted.user
 
     def read() -> asyncssh.SSHClientConnectionOptions:
-        return asyncssh.SSHClientConnectionOptions(config=[Path(path).expanduser()], **trusted.arguments, **wanted)
+        options = asyncssh.SSHClientConnectionOptions(config=[Path(path).expanduser()], **trusted.arguments, **said)
+        if options.config.has_match_final():  # asyncssh reads it again when it connects: too late for HostName and ProxyJump
+            options.update(host=options.host, reload=True, canonical=False, final=True)
+        return options
 
     try:
         options = await call_in_thread(read)
     except (OSError, ValueError, asyncssh.Error) as error:
         reason = clean((error.strerror if isinstance(error, OSError) else None) or str(error))
         sentence = f"ssh_config {path} cannot be used ({reason}): no peer is reached; see peers.ssh_config"
-        raise say(peer.host, sentence, "unreachable") from error
-    if options.tunnel is not None or options.proxy_command is not None:
+        raise say(wanted.label, sentence, "unreachable") from error
+    if options.proxy_command is not None and not options.tunnel:
         sentence = (
-            f"ssh_config {path} sends it through ProxyJump or ProxyCommand, which is not supported: list an address "
-            f"that this Droplet reaches directly, or set `ProxyJump none` for it"
+            f"ssh_config {path} sends it through ProxyCommand, which is never run: use ProxyJump for it, list an address that "
+            f"this Droplet reaches directly, or set `ProxyCommand none`"
         )
-        raise say(peer.host, sentence, "unreachable")
-    target.host, target.port, target.user = options.host, options.port, options.username
-    target.name = options.host_key_alias or options.host
-    return options
+        raise say(wanted.label, sentence, "unreachable")
+    jump = options.tunnel if isinstance(options.tunnel, str) and options.tunnel else None
+    return Way(wanted.label, options.host, options.port, options.username, options.host_key_alias or options.host, options, jump)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from do_failover.errors import PeerError
 from do_failover.peer_words import PeerCommand, frame_line, speaks_words, unwrap_answer
-from do_failover.ssh.login import Link, log_in
+from do_failover.ssh.jump import JumpHosts
+from do_failover.ssh.login import Link, Wanted, find_way, log_in
 from do_failover.ssh.sentences import clean, say
 from do_failover.ssh.session import NotStartedError, Runner
+from do_failover.ssh.tcp_channel import send_from_peer
 from do_failover.ssh.trust import Trust
 
 if TYPE_CHECKING:
@@ -26,18 +28,21 @@ class PeerConnections:
     """Open connections to peers, to be used as an async context manager or ended by `close`.
 
     Guarantees: one connection and at most one login under way for each (host, port, user); at most
-    `settings.concurrency` logins at once (a login's time-out starts when its turn comes); a failed login is forgotten,
-    so the next caller tries anew; a failure of one peer touches no other. It belongs to one event loop.
+    `settings.concurrency` logins to peers at once (a login's time-out starts when its turn comes, and when its jump hosts
+    are connected to); one connection to each jump host; a failed login is forgotten, so the next caller tries anew; a
+    failure of one peer touches no other. It belongs to one event loop.
     """
 
     def __init__(self, settings: SshSettings) -> None:
         """Nothing is read or opened yet."""
         self._settings = settings
         self._trust = Trust(settings)
+        self._jumps = JumpHosts(settings)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._links: dict[Key, Link] = {}
         self._logins: dict[Key, asyncio.Task[Link]] = {}
         self._ending: set[asyncio.Task[Any]] = set()
+        self._openings: set[asyncio.Task[Any]] = set()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -81,6 +86,14 @@ class PeerConnections:
                 return _unwrap(peer, result)
         sentence = "its connections are cut as soon as they are open: its sshd or a firewall ends them"
         raise say(peer.host, sentence, "unreachable")
+
+    async def probe_tcp(self, peer: Peer, address: str, port: int, data: bytes) -> bool:
+        """Let the peer's sshd connect to an address by TCP, and send `data` there; connecting to the peer if needed.
+
+        Tell whether somebody accepted within 2.5 s. Raises PeerError, also where its sshd doesn't permit it ("command").
+        """
+        link = await self.obtain(peer)
+        return await send_from_peer(link, peer.host, (address, port), data, self._openings)
 
     def is_connected(self, peer: Peer) -> bool:
         """Tell whether its connection is open, as far as TCP and keepalive (45 s) have noticed."""
@@ -142,20 +155,39 @@ class PeerConnections:
         links = list(self._links.values())
         self._links.clear()
         await asyncio.gather(*(link.close() for link in links))
+        await self._jumps.close()
+        if self._openings:
+            await asyncio.wait(set(self._openings))
 
     async def _log_in(self, key: Key, peer: Peer) -> Link:
         try:
-            async with self._slots:
-                try:
-                    trusted = self._trust.load()
-                except PeerError as error:
-                    raise say(peer.host, error.message, error.kind) from error
-                link = await log_in(peer, self._settings, trusted)
-                self._links[key] = link
-                return link
+            link = self._links[key] = await self._reach(peer)
+            return link
         finally:
             if self._logins.get(key) is asyncio.current_task():
                 del self._logins[key]
+
+    async def _reach(self, peer: Peer) -> Link:
+        """Log in, by way of the peer's jump hosts; where one turns out to be cut, once more. No turn is held while waiting for one."""
+        async with self._slots:
+            try:
+                trusted = self._trust.load()
+            except PeerError as error:
+                raise say(peer.host, error.message, error.kind) from error
+            wanted = Wanted(peer.host, peer.host, peer.port, peer.user or self._settings.user)
+            way = await find_way(wanted, self._settings, trusted)
+            chain = await self._jumps.find_chain(way, trusted)
+            if not chain:
+                return await log_in(way, self._settings, trusted)
+        for is_last in (False, True):
+            jump = await self._jumps.open(way, chain, trusted)
+            try:
+                async with self._slots:
+                    return await log_in(way, self._settings, trusted, jump)
+            except PeerError:
+                if is_last or jump is None or jump.is_open:
+                    raise
+        raise AssertionError  # the second try returns or raises
 
     async def _drop(self, peer: Peer, link: Link) -> None:
         if self._links.get(key_of(peer)) is link:

@@ -30,6 +30,7 @@ class Target:
     address: str | None = None
     fingerprint: str | None = None
     phase: str = "name"
+    via: str | None = None  # the jump host
 
     @property
     def entry(self) -> str:
@@ -54,6 +55,8 @@ def describe_timeout(target: Target) -> PeerError:
     sentence = {
         "name": f"the name {target.host!r} was not resolved within {target.timeout_s:g} s: "
         "the resolver does not answer; list the peer by its address",
+        "channel": f"the jump host {target.via} did not connect to {where} within {target.timeout_s:g} s: "
+        "the Droplet is down, or a firewall drops SSH from there",
         "tcp": f"no answer from {where} within {target.timeout_s:g} s: the Droplet is down, or a firewall drops SSH",
         "login": f"{where} accepts TCP, but the SSH login was not over within {target.timeout_s:g} s: "
         "its sshd hangs, or the Droplet is overloaded; look at it through its console",
@@ -67,7 +70,9 @@ def describe_failure(error: BaseException, target: Target, trusted: Trusted) -> 
         return error
     if isinstance(error, TimeoutError):
         return describe_timeout(target)
-    if target.phase == "login":
+    if isinstance(error, asyncssh.ChannelOpenError):
+        return _describe_channel(error, target)
+    if target.phase in {"login", "channel"}:
         return _describe_login(error, target, trusted)
     if isinstance(error, OSError):
         return _describe_network(error, target)
@@ -87,6 +92,21 @@ def _describe_network(error: OSError, target: Target) -> PeerError:
         errno.ENETUNREACH: f"there is no route to {where} from here: check this Droplet's private network",
     }.get(error.errno or 0, f"{where} cannot be connected to ({clean(error.strerror or str(error))})")
     return say(target.label, reason, "unreachable")
+
+
+def _describe_channel(error: asyncssh.ChannelOpenError, target: Target) -> PeerError:
+    where, reason = f"{target.host} port {target.port}", clean(error.reason)
+    if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        sentence = (
+            f"the jump host {target.via} does not permit a channel to {where} ({reason}): see AllowTcpForwarding and PermitOpen "
+            f"in its sshd_config, and the options of our key there"
+        )
+    else:
+        sentence = (
+            f"the jump host {target.via} cannot connect to {where} ({reason}): the Droplet is down, sshd is not running there, "
+            f"or the jump host does not know that name"
+        )
+    return say(target.label, sentence, "unreachable")
 
 
 def _describe_login(error: BaseException, target: Target, trusted: Trusted) -> PeerError:
@@ -125,9 +145,10 @@ def _describe_host_key(text: str, target: Target, trusted: Trusted) -> PeerError
         )
     else:
         unread = f" ({trusted.unread})" if trusted.unread else ""
+        place = f", on the jump host {target.via}" if target.via else ""
         sentence = (
             f"its host key ({seen}) is not in {path}{unread}, so it is not trusted. Compare the fingerprint on the "
-            f"Droplet's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then: "
+            f"Droplet's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then{place}: "
             f"ssh-keyscan -p {target.port} {target.host} >> {path}"
         )
     return say(target.label, sentence, "host_key")

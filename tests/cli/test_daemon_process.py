@@ -48,7 +48,7 @@ async def test_a_second_daemon_says_so_and_ends(tmp_path: Path) -> None:
 
 
 async def test_backup_supersedes_a_failover_and_the_report_accounts_for_the_post(tmp_path: Path) -> None:
-    async with serve(tmp_path, action_time_s=1.0) as region:
+    async with serve(tmp_path, action_time_s=4.0) as region:
         configure(region)
         async with running(region) as daemon:
             daemon.say(MASTER)
@@ -118,7 +118,7 @@ async def test_a_script_that_still_runs_ends_when_the_daemon_hears_something_new
         configure(region)
         region.api.set_faults("***:503")
         script = await cli_process.start(region, "notify", "INSTANCE", "VI_1", "MASTER", "150", "-c", str(region.config), "-o", "json")
-        await until(lambda: region.calls())
+        await until(region.calls)
         async with running(region) as daemon:
             daemon.say(BACKUP)
             ended = await cli_process.end(script)

@@ -185,7 +185,7 @@ def test_the_shell_snippet_leaves_another_user_of_that_name_alone() -> None:
 
 
 def test_the_cloud_init_snippet_does_the_same() -> None:
-    yaml = pytest.importorskip("yaml")
+    import yaml
     snippet = render(GIVEN, "cloud-init")
     assert snippet.startswith("#cloud-config\n")
     document = yaml.safe_load(snippet)
@@ -199,7 +199,7 @@ def test_the_cloud_init_snippet_does_the_same() -> None:
 
 
 def test_the_ansible_tasks_do_the_same() -> None:
-    yaml = pytest.importorskip("yaml")
+    import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc,name-defined]
         pass

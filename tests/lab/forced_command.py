@@ -10,8 +10,10 @@ from pathlib import Path
 
 SCRIPT = Path(str(resources.files("do_failover").joinpath("share/do-failover-peer")))
 SHELLS = {"dash": ("/bin/sh",), "busybox": (shutil.which("busybox") or "/bin/busybox", "ash")}
+GREETING = "do-failover-peer hello\n"
+PATTERN = "00112233445566778899aabbccddeeff"
 MOST_KIB = 32768
-ALLOWED = "203.0.113.47,198.51.100.0/24,2001:db8::/32"
+ALLOWED = "203.0.113.47,198.51.100.0/24,2001:db8::/32,fd00:18:8::/45"
 _NOTE = """#!/bin/sh
 printf '%s\\0' "${0##*/}" "$@" >"$RECORD/$$"
 """
@@ -75,3 +77,12 @@ def frame(number: int, *sections: tuple[str, str]) -> str:
 def have(*programs: str) -> bool:
     """Tell whether these are installed."""
     return all(shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") for program in programs)
+
+
+def answer(stand: Stand, lines: bytes | str, *arguments: str, **environment: str) -> str:
+    """Return what it answered after its greeting."""
+    done = stand.run(lines, *arguments, **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    assert text.startswith(GREETING)
+    return text.removeprefix(GREETING)

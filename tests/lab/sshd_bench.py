@@ -60,10 +60,11 @@ class Bench:
         base = SshSettings(None, str(self.identity), str(self.known_hosts), None, 5.0, 5.0, 16)
         return replace(base, **changes)  # type: ignore[arg-type]
 
-    def add_peer(self, number: int = 0, *, options: str = "", is_known: bool = True, user: str | None = None) -> Peer:
+    def add_peer(self, number: int = 0, *, options: str = "", is_known: bool = True, user: str | None = None, config: str = "") -> Peer:
         """Start an sshd on 127.0.0.<number + 1> and return it as a peer.
 
-        With `user` it sees, in a mount namespace of its own, a machine that has that unprivileged user.
+        With `user` it sees, in a mount namespace of its own, a machine that has that unprivileged user. Lines of `config`
+        come first in its sshd_config, and so win.
         """
         address = f"127.0.0.{number + 1}"
         port = free_port(address)
@@ -73,7 +74,7 @@ class Bench:
         authorized = home / "authorized_keys"
         authorized.write_text(options + (self.identity.with_suffix(".pub")).read_text())
         (home / "sshd_config").write_text(
-            f"ListenAddress {address}:{port}\nHostKey {key}\nAuthorizedKeysFile {authorized}\nUsePAM no\n"
+            f"{config}ListenAddress {address}:{port}\nHostKey {key}\nAuthorizedKeysFile {authorized}\nUsePAM no\n"
             f"StrictModes no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"PermitRootLogin yes\nMaxStartups 100\n"
         )

@@ -206,20 +206,6 @@ async def test_ssh_config_cannot_switch_checks_off(bench: Bench, known: str) -> 
     assert "Accepted" not in bench.log()
 
 
-@pytest.mark.parametrize("jump", ["ProxyJump {0}:{1}", "ProxyCommand nc %h %p", "Match final\n ProxyJump {0}:{1}"])
-async def test_jumps_never_bypass_checks(bench: Bench, jump: str) -> None:
-    bastion, peer = bench.add_peer(0, is_known=False), bench.add_peer(1, is_known=False)
-    config = bench.directory / "config"
-    config.write_text(LAX + jump.format(bastion.host, bastion.port) + "\n")
-    error = await fail(bench.settings(ssh_config=str(config)), peer)
-    if "final" in jump:
-        expect(error, "host_key", "is not in")
-    else:
-        expect(error, "unreachable", "ProxyJump or ProxyCommand, which is not supported", "ProxyJump none")
-    assert "Connection from" not in bench.log(0)
-    assert "Accepted" not in bench.log(0) + bench.log(1)
-
-
 # -- files that concern all peers
 
 

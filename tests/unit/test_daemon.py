@@ -384,16 +384,42 @@ def test_a_persons_move_by_another_process_is_left_alone() -> None:
 
 
 def test_what_another_process_heard_is_an_event_unless_it_is_older_than_keepalived() -> None:
-    backup = NotifyEvent(NotifyType.INSTANCE, "VI_1", VrrpState.BACKUP, 100)
+    def make(state: VrrpState) -> NotifyEvent:
+        return NotifyEvent(NotifyType.INSTANCE, "VI_1", state, 100)
 
     async def scene(daemon: Daemon) -> None:
-        await become_owner(daemon)
-        node.newer = Newer((999, 5), backup)
+        node.newer = Newer((999, 5), make(VrrpState.MASTER))
+        daemon.look_at_others()
+        assert daemon.keepers[IP].standing.claim is None
+        node.newer = Newer((1001, 5), make(VrrpState.MASTER))
         daemon.look_at_others()
         assert daemon.keepers[IP].standing.claim == "MASTER"
-        node.newer = Newer((1001, 5), backup)
+        node.newer = Newer((1002, 5), make(VrrpState.BACKUP))
         daemon.look_at_others()
         assert daemon.keepers[IP].standing.claim == "BACKUP"
 
     node = Node(Region())
+    play(node, scene)
+
+
+def test_a_line_without_an_end_does_not_take_the_next_one_with_it() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(b"hello" + MASTER)
+        assert daemon.keepers[IP].standing.claim == "MASTER"
+        daemon.feed(b"SCRIPT 1 x " + BACKUP)
+        assert daemon.keepers[IP].standing.claim == "MASTER", "a script's line that can't be placed is none of keepalived's"
+
+    node = Node(Region())
+    play(node, scene)
+
+
+def test_peers_are_judged_by_the_story_that_asked_them() -> None:
+    async def scene(daemon: Daemon) -> None:
+        daemon.feed(MASTER)
+        await asyncio.sleep(0.5)
+        node.peers = 5
+        await asyncio.sleep(5)
+        assert daemon.keepers[IP].standing.due.late == {("app1", 22): 1}
+
+    node = Node(Region(peer_errors={"app1": PeerError("no route", kind="unreachable")}), entry=replace(ENTRY, refresh_s=0))
     play(node, scene)

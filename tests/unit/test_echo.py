@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, UDP, IPOption_RR
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
 
 from do_failover import echo
@@ -138,3 +138,90 @@ def test_whatever_is_read_passes_the_filter_and_noise_raises_nothing(place: int,
         packet[place % len(packet)] = octet
         if echo.read_echo_request(bytes(packet)) is not None:
             assert passes(echo.build_echo_filter(4 if family == 4 else 6), bytes(packet))
+
+
+# -- the first data of a TCP connection
+
+PORT = 443
+
+
+def segment4(data: bytes = PATTERN, ip: dict[str, Any] | None = None, **tcp: Any) -> bytes:
+    """Return a TCP segment made by scapy; fields of its headers may differ."""
+    return bytes(IP(**{"src": SOURCE, "dst": DESTINATION} | (ip or {})) / TCP(**{"dport": PORT, "flags": "PA"} | tcp) / data)
+
+
+def segment6(data: bytes = PATTERN, **tcp: Any) -> bytes:
+    return bytes(IPv6(src=SOURCE6, dst=DESTINATION6) / TCP(**{"dport": PORT, "flags": "PA"} | tcp) / data)
+
+
+@given(run=runs, number=numbers, more=st.binary(max_size=40))
+def test_first_data_names_its_run_and_peer(run: bytes, number: int, more: bytes) -> None:
+    pattern = echo.build_pattern(run, number)
+    expected4 = echo.EchoRequest(IPv4Address(SOURCE), IPv4Address(DESTINATION), run, number)
+    expected6 = echo.EchoRequest(IPv6Address(SOURCE6), IPv6Address(DESTINATION6), run, number)
+    assert echo.read_first_data(segment4(pattern + more), PORT) == expected4
+    assert echo.read_first_data(segment6(pattern + more), PORT) == expected6
+
+
+WITH_OPTIONS = (
+    segment4(options=[("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]),
+    segment4(options=[("MSS", 1460)] * 10),
+    segment4(ip={"options": [IPOption_RR(length=39)]}),
+    segment4(ip={"flags": "DF"}) + bytes(6),
+    segment4(flags="A"),
+    segment4(flags="FPA"),
+)
+
+
+@pytest.mark.parametrize("packet", [*WITH_OPTIONS, segment6(options=[("Timestamp", (1, 2))])])
+def test_first_data_behind_options_is_read_and_passes(packet: bytes) -> None:
+    assert echo.read_first_data(packet, PORT) is not None
+    assert passes(echo.build_first_data_filter(6 if packet[0] >> 4 == 6 else 4, PORT), packet)
+
+
+DROPPED = (
+    segment4(b"", flags="S"),  # a SYN names nobody
+    segment4(b"", flags="A"),
+    segment4(dport=80),
+    segment4(dport=80, sport=PORT),
+    segment4(b"GET / HTTP/1.1\r\n\r\n" + PATTERN),
+    segment4(b"\0" + PATTERN),
+    segment4(ip={"flags": "MF"}),
+    segment4(ip={"frag": 3}),
+    segment4(ip={"proto": 17}),
+    segment6(b"", flags="S"),
+    segment6(dport=80),
+    segment6(b"\0" + PATTERN),
+    request4(),
+    request6(),
+)
+UNREAD = (
+    segment4(flags="S"),
+    segment4(flags="SA"),
+    segment4(PATTERN[:15]),
+    segment4(PATTERN[:14] + b"??"),
+    segment4()[:-1],
+    segment6()[:-1],
+    segment4(dataofs=4),
+    segment4(ip={"len": 40}),
+    b"",
+)
+
+
+@pytest.mark.parametrize("packet", [*DROPPED, *UNREAD])
+def test_anything_else_is_no_first_data_of_ours(packet: bytes) -> None:
+    assert echo.read_first_data(packet, PORT) is None
+
+
+@pytest.mark.parametrize("packet", DROPPED)
+def test_the_kernel_keeps_other_segments_away(packet: bytes) -> None:
+    assert not passes(echo.build_first_data_filter(6 if packet[0] >> 4 == 6 else 4, PORT), packet)
+
+
+@given(place=st.integers(0, 79), octet=st.integers(0, 255), noise=st.binary(max_size=120))
+def test_whatever_first_data_is_read_passes_the_filter(place: int, octet: int, noise: bytes) -> None:
+    echo.read_first_data(noise, PORT)
+    for packet, family in ((bytearray(segment4()), 4), (bytearray(segment6()), 6)):
+        packet[place % len(packet)] = octet
+        if echo.read_first_data(bytes(packet), PORT) is not None:
+            assert passes(echo.build_first_data_filter(4 if family == 4 else 6, PORT), bytes(packet))

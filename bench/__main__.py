@@ -1,0 +1,97 @@
+"""scripts/bench: run the cases, print tables and promises, write the JSON and the page."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from bench import tables
+from bench.cases import CASES, DEFAULT, FULL, QUICK, Size
+from bench.machine import describe_machine
+from bench.page import write_page
+from bench.process import TOP, BenchError
+from bench.targets import judge
+from do_failover.errors import FailoverError
+
+_NOT_ROOT = 4
+
+
+def main() -> int:
+    """Return 0 when everything that was asked for has run; 1 when something did not work. Never because of a time."""
+    arguments = _read_arguments()
+    if os.geteuid() != 0 or sys.platform != "linux":
+        _say("the bench needs root on Linux: it runs on the lab, which is made of network namespaces")
+        return _NOT_ROOT
+    size = _choose_size(arguments)
+    result: dict[str, Any] = {"schema": 1, "mode": arguments.mode, "machine": describe_machine(), "cases": {}, "failed": {}}
+    began = time.monotonic()
+    for name in arguments.case or CASES:
+        _run_one(name, size, result)
+    result["took_s"] = round(time.monotonic() - began, 1)
+    result["load_after"] = os.getloadavg()[0]
+    result["targets"] = judge(result["cases"])
+    if arguments.docs:
+        write_page(result, TOP / "docs")
+    _show(result, is_json=arguments.output == "json")
+    return 1 if result["failed"] else 0
+
+
+def _run_one(name: str, size: Size, result: dict[str, Any]) -> None:
+    """Run one case; what does not work is said, and the others run."""
+    _say(f"case {name}")
+    try:
+        result["cases"][name] = asyncio.run(CASES[name](size, lambda what: _say(f"{name}: {what}")))
+    except (BenchError, FailoverError, OSError) as error:
+        result["failed"][name] = f"{type(error).__name__}: {error}"
+        _say(f"case {name} failed: {error}")
+
+
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure do-failover beside what people run today, on the lab.")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", dest="mode", action="store_const", const="quick", help="few peers, one round: does all of it work?")
+    mode.add_argument("--full", dest="mode", action="store_const", const="full", help="all of it, in less than 20 minutes")
+    parser.add_argument("--case", action="append", choices=CASES, help="this case only; may be given more than once")
+    parser.add_argument("--peers", type=_read_counts, metavar="N,N,...", help="numbers of peers, instead of the size's own")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md, its plots and the raw JSON")
+    parser.set_defaults(mode="default")
+    return parser.parse_args()
+
+
+def _read_counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(word) for word in text.split(",")}))
+
+
+def _choose_size(arguments: argparse.Namespace) -> Size:
+    size = {"quick": QUICK, "full": FULL, "default": DEFAULT}[arguments.mode]
+    if arguments.peers is None:
+        return size
+    return dataclasses.replace(size, peers=arguments.peers, whole_peers=(min(arguments.peers[-1], 100),))
+
+
+def _show(result: dict[str, Any], *, is_json: bool) -> None:
+    if is_json:
+        print(json.dumps(result))  # noqa: T201 - its output
+        return
+    for title, table in tables.list_tables(result["cases"]):
+        print(f"\n{title}\n\n{tables.write_plain(table)}")  # noqa: T201
+    print(f"\nPromises\n\n{tables.write_plain(tables.tabulate_targets(result['targets']))}")  # noqa: T201
+    for name, why in result["failed"].items():
+        print(f"\n{name} failed: {why}")  # noqa: T201
+
+
+def _say(what: str) -> None:
+    print(f"bench: {what}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
