@@ -78,20 +78,18 @@ def _choose_size(arguments: argparse.Namespace) -> Size:
 
 def _show(result: dict[str, Any], *, is_json: bool) -> None:
     if is_json:
-        print(json.dumps(result))  # noqa: T201 - its output
+        print(json.dumps(result))
         return
     for title, table in tables.list_tables(result["cases"]):
-        print(f"\n{title}\n\n{tables.write_plain(table)}")  # noqa: T201
-    print(f"\nPromises\n\n{tables.write_plain(tables.tabulate_targets(result['targets']))}")  # noqa: T201
+        print(f"\n{title}\n\n{tables.write_plain(table)}")
+    print(f"\nPromises\n\n{tables.write_plain(tables.tabulate_targets(result['targets']))}")
     for name, why in result["failed"].items():
-        print(f"\n{name} failed: {why}")  # noqa: T201
+        print(f"\n{name} failed: {why}")
 
 
 def _say(what: str) -> None:
-    print(f"bench: {what}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+    print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

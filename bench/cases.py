@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Size:
 
 QUICK = Size(1, (0.2,), (2,), {2: 1}, (2,), 1, 0.2, is_whole_compared=False)
 DEFAULT = Size(9, (1.5,), (1, 10, 100), {1: 3, 10: 3, 100: 2}, (20,), 2, 1.5)
-FULL = Size(25, (1.5, 11.0), (1, 10, 100, 300, 1000), {1: 7, 10: 7, 100: 3, 300: 2, 1000: 3}, (100,), 3, 1.5)
+FULL = Size(25, (1.5, 11.0), (1, 10, 100, 300, 1000), {1: 5, 10: 5, 100: 3, 300: 2, 1000: 2}, (100,), 3, 1.5)
 
 
 async def run_event(size: Size, say: Say) -> dict[str, Any]:
@@ -36,7 +36,7 @@ async def run_event(size: Size, say: Say) -> dict[str, Any]:
 
 
 async def run_budget(size: Size, say: Say) -> dict[str, Any]:
-    """API calls."""
+    """Count API calls."""
     from bench.budget_case import run_case
 
     return await run_case(size.action_times_s, say)
@@ -57,10 +57,10 @@ async def run_whole(size: Size, say: Say) -> dict[str, Any]:
     return await whole_case.run_case(size.whole_peers, size.whole_rounds, size.whole_action_s, say, ways=ways)
 
 
-CASES: dict[str, Callable[[Size, Say], Awaitable[dict[str, Any]]]] = {
+CASES: dict[str, Callable[[Size, Say], Coroutine[Any, Any, dict[str, Any]]]] = {
     "event": run_event,
     "budget": run_budget,
     "fanout": run_fanout,
     "whole": run_whole,
 }
-"""In this order. Growth is the fan-out's rows over N: growth.py reads it from there."""
+"""In this order. Growth is the fan-out's rows over N: targets.list_slopes reads it from there."""

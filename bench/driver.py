@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from do_failover import echo, refresh, verify
 from do_failover.cli.wiring import RealLink, make_ssh_settings
-from do_failover.clock import RealClock
+from do_failover.clock import Deadline, RealClock
 from do_failover.config import load_config
 from do_failover.heal import Healer
 from do_failover.model import Peer
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PORT = 9999
 _ARM_LIMIT_S = 200.0
 _UDP_LIMIT_S = 5.0
+_DEADLINE_S = 60.0
 
 
 class ColdPeers:
@@ -92,9 +93,7 @@ class Driver:
         await asyncio.gather(*self._looks.values())
 
     def _start_looking(self, shell: refresh.PeerShell) -> None:
-        self._looks = {
-            peer: asyncio.create_task(refresh.look_at_peer(shell, peer, self._public, self._address)) for peer in self._peers
-        }
+        self._looks = {peer: asyncio.create_task(refresh.look_at_peer(shell, peer, self._public, self._address)) for peer in self._peers}
 
     async def _heal_armed(self) -> dict[str, Any]:
         return await self._heal(self._the_armed())
@@ -107,8 +106,9 @@ class Driver:
 
     async def _heal(self, shell: refresh.PeerShell) -> dict[str, Any]:
         async with self._open_witness() as (link, witness):
+            clock = RealClock()
             healer = Healer(
-                clock=RealClock(),
+                clock=clock,
                 shell=shell,
                 witness=witness,
                 announcer=None,
@@ -117,6 +117,7 @@ class Driver:
                 public=self._public,
                 can_prove=True,
                 is_public_pinged=True,
+                deadline=Deadline.after(clock, _DEADLINE_S),
             )
             evidence = [verify.PeerEvidence(peer) for peer in self._peers]
             await asyncio.gather(*(healer.heal(each, self._looks[each.peer]) for each in evidence))
@@ -162,7 +163,7 @@ async def main(reserved_ip: str, public: str, count: int) -> None:
 
 def say(line: dict[str, Any]) -> None:
     """Write one line."""
-    print(json.dumps(line), flush=True)  # noqa: T201 - its output
+    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

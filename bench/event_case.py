@@ -1,8 +1,8 @@
 """Event -> POST: from the event's first moment to the POST's first byte at the API.
 
 Zero: just before the line is written into the FIFO (daemon), or just before a forked child executes the script (all others),
-as keepalived's would. End: the API's TLS server hands over the first decrypted byte of the POST. Both on CLOCK_MONOTONIC. CPU and memory: the
-way's own processes from there to their end; for the daemon to its report (its story is told to the end, without peers).
+as keepalived's would. End: the API's TLS server hands over the first decrypted byte of the POST. Both on CLOCK_MONOTONIC.
+CPU and memory: the way's own processes from there to their end; for the daemon to its report (its story is told to the end, without peers).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Ways:
 async def run_case(rounds: int, say: Say) -> dict[str, Any]:
     """Run all ways, one after the other, round after round."""
     async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm", prefix="do-failover-bench-")))  # noqa: S108 - a directory of its own
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm", prefix="do-failover-bench-")))
         loopback = await stack.enter_async_context(open_loopback(directory, _ACTION_S))
         commands = _write_commands(loopback)
         residents = {way: await stack.enter_async_context(open_daemon(loopback, name, is_shimmed=way == SHIM)) for way, name in _DAEMONS}
@@ -111,7 +111,7 @@ async def interleave(ways: list[str], run: Callable[[str], Awaitable[Sample]], r
 
 def _write_commands(loopback: Loopback) -> dict[str, list[str]]:
     where, config = loopback.where, loopback.configure("one-shot")
-    modules = list_imports(loopback, config)
+    modules = list_imports(config)
     assign = loopback.write("assign-ip", scripts.write_tutorial_assign(where))
     return {
         ONE_SHOT: [loopback.program(), "-c", str(config), "notify", *EVENT],
@@ -119,5 +119,3 @@ def _write_commands(loopback: Loopback) -> dict[str, list[str]]:
         TUTORIAL: [str(loopback.write("master.sh", scripts.write_tutorial(where, str(assign))))],
         CURL: [str(loopback.write("curl.sh", scripts.write_curl(where)))],
     }
-
-

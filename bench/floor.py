@@ -1,6 +1,6 @@
 """The peers' end of the same exchange over UDP: one process with a socket in each peer's network namespace.
 
-    python -m bench.floor PID:ADDRESS...      in the lab's own namespaces; says {} when all listen, ends with its stdin
+python -m bench.floor PID:ADDRESS...      in the lab's own namespaces; says {} when all listen, ends with its stdin
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def main(places: list[str]) -> None:
         os.close(net)
         sock.bind((address, _PORT))
         loop.add_reader(sock, _answer, sock)
-    print("{}", flush=True)  # noqa: T201 - its output
+    print("{}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 

@@ -156,7 +156,7 @@ class Resident:
         if self.shim is None:
             return self._write(f'INSTANCE "VI_1" {state} 150\n')
         argv = [str(self.shim), "INSTANCE", "VI_1", state, "150"]
-        async with poised(argv, "the shim", enclosure=self.enclosure, DO_FAILOVER_RUN_DIR=str(self.directory)) as shim:
+        async with poised(argv, "the shim", enclosure=self.enclosure, environment={"DO_FAILOVER_RUN_DIR": str(self.directory)}) as shim:
             began = time.monotonic_ns()
             shim.tell("go")
             await shim.wait()
@@ -187,7 +187,7 @@ async def open_daemon(loopback: Loopback, name: str, *, is_shimmed: bool = False
     with Enclosure() as enclosure:
         resident = Resident(loopback.directory / name, enclosure, _write_shim(loopback, name) if is_shimmed else None)
         argv = [loopback.program(), "daemon", "-c", str(config)]
-        async with started(argv, "the daemon", enclosure=enclosure, is_heard=False, NOTIFY_SOCKET="/nonexistent"):
+        async with started(argv, "the daemon", enclosure=enclosure, is_heard=False, environment={"NOTIFY_SOCKET": "/nonexistent"}):
             await until((resident.directory / "do-failover.sock").exists, "the daemon made no socket")
             yield resident
 
@@ -200,18 +200,24 @@ def _write_shim(loopback: Loopback, name: str) -> Path:
     return loopback.write(f"notify-{name}", text)
 
 
-def list_imports(loopback: Loopback, config: Path) -> list[str]:
+def list_imports(config: Path) -> list[str]:
     """Return the modules of others that one `notify` imports, in its order."""
     argv = [sys.executable, "-X", "importtime", "-m", "do_failover", "-c", str(config), "notify", *EVENT]
-    ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=make_environment(), cwd=loopback.directory, timeout=60)  # noqa: S603 - our own
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=make_environment(), timeout=60)
     names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", ended.stderr, flags=re.MULTILINE)
     return _keep_importable([name for name in names if _is_foreign(name)])
 
 
 def _keep_importable(names: list[str]) -> list[str]:
     """Leave out what a module only tried to import."""
-    program = "import importlib, sys\nfor name in sys.argv[1:]:\n try: importlib.import_module(name)\n except ImportError: continue\n print(name)"
-    ended = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our own
+    program = """import importlib, sys
+for name in sys.argv[1:]:
+    try: importlib.import_module(name)
+    except ImportError: continue
+    print(name)
+"""
+    argv = [sys.executable, "-c", program, *names]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     return ended.stdout.split()
 
 

@@ -54,7 +54,7 @@ def _read_field(path: Path, name: str) -> str | None:
 
 def _first_line(argv: list[str]) -> str | None:
     try:
-        ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - the table above
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
     except OSError:
         return None
     lines = (ended.stdout + ended.stderr).strip().splitlines()

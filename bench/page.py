@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
 _HOW = {
     "event": (
-        "From just before the line is written into the daemon's FIFO, or just before a forked child executes the script, to the POST's "
-        "first decrypted byte at the API's TLS server. CPU and memory are those of the way's own processes to their end; the daemon's to its report."
+        "From just before the line is written into the daemon's FIFO, or just before a forked child executes the script, to the "
+        "POST's first decrypted byte at the API's TLS server. CPU and memory are those of the way's own processes to their end; "
+        "the daemon's to its report."
     ),
     "budget": "Counted at the API until the way has ended. Reading the metadata service costs no call.",
     "fanout": (
-        "On the lab: each peer a network namespace with its own sshd, all on the same cores. The reserved IP moves before each run, so every "
-        "peer begins stale. Refreshed and proven are seen on the load balancer's wire, by the kernel's time stamps, the same for all ways: the "
-        "first echo request of the last peer to the public address, and to the reserved IP. CPU and peak memory are the load balancer's own "
-        "processes (a cgroup), without the peers'. The armed daemon's connections are there before; the cold one has its modules imported; the one-shot nothing."
+        "On the lab: each peer a network namespace with its own sshd, all on the same cores. The reserved IP moves before each "
+        "run, so every peer begins stale. Refreshed and proven are seen on the load balancer's wire, by the kernel's time stamps, "
+        "the same for all ways: the first echo request of the last peer to the public address, and to the reserved IP. CPU and peak "
+        "memory are the load balancer's own processes (a cgroup), without the peers'. The armed one's connections are there "
+        "before; the cold one has its modules imported; the one-shot has nothing."
     ),
     "whole": (
-        "Real keepalived, HAProxy killed on lb1, the API's action takes as long as the lab lets it. Our part is everything between the VRRP event and "
-        "the last peer's proof that is not the API's action. In the tutorial's way nobody tells the peers: they never come back while they are watched."
+        "Real keepalived; HAProxy is killed on lb1; the API's action takes as long as the lab lets it. Our part is everything between "
+        "the VRRP event and the last peer's proof that is not the API's action. In the tutorial's way nobody tells the peers: they "
+        "never come back while they are watched."
     ),
 }
 
@@ -68,9 +71,10 @@ def compose(result: dict[str, Any], plots: list[str]) -> str:
 def _describe_machine(machine: dict[str, Any], result: dict[str, Any]) -> str:
     tools = "; ".join(f"{name}: {version or 'not installed'}" for name, version in machine["tools"].items())
     return (
-        f"{machine['at']}, mode {result['mode']}, {result['took_s']:g} s; load average {machine['load']:.2f} before, {result['load_after']:.2f} after "
-        f"(the bench's own included). {machine['cpu']}, {machine['cores']} cores, {machine['memory']}; {machine['system']}, Linux "
-        f"{machine['kernel']}, Python {machine['python']}, do-failover {machine['do-failover']} ({machine['commit']}), asyncssh {machine['asyncssh']}. {tools}."
+        f"{machine['at']}, mode {result['mode']}, {result['took_s']:g} s; load average {machine['load']:.2f} before, "
+        f"{result['load_after']:.2f} after (the bench's own included). {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory']}; {machine['system']}, Linux {machine['kernel']}, Python {machine['python']}, "
+        f"do-failover {machine['do-failover']} ({machine['commit']}), asyncssh {machine['asyncssh']}. {tools}."
     )
 
 
@@ -78,8 +82,8 @@ def draw_plots(cases: dict[str, Any]) -> dict[str, str]:
     """Draw what was measured: name and SVG."""
     found: dict[str, str] = {}
     if "event" in cases:
-        bars = _bars(cases["event"]["rows"], "post_s")
-        found["event"] = svg.draw_bars("Event to POST (median, logarithmic)", bars, ("daemon", "shim + daemon", "one-shot notify"), write_time)
+        bars, ours = _bars(cases["event"]["rows"], "post_s"), ("daemon", "shim + daemon", "one-shot notify")
+        found["event"] = svg.draw_bars("Event to POST (median, logarithmic)", bars, ours, write_time)
     if "fanout" in cases:
         found |= _draw_fanout(cases["fanout"]["rows"])
     return found
@@ -102,10 +106,10 @@ def _draw_fanout(rows: list[dict[str, Any]]) -> dict[str, str]:
         ("cpu_s", "The load balancer's own CPU", write_time),
         ("peak_octets", "Peak memory of the load balancer's own processes", write_size),
     )
-    for key, title, write in grown:
+    for key, title, write_value in grown:
         lines = {way: points for way in (*OURS, *THEIRS, UDP) if len(points := _points(rows, way, key)) > 1}
         if lines and len(counts) > 1:
-            found[f"fanout-growth-{key.partition('_')[0]}"] = svg.draw_lines(title, lines, write)
+            found[f"fanout-growth-{key.partition('_')[0]}"] = svg.draw_lines(title, lines, write_value)
     return found
 
 

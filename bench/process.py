@@ -33,7 +33,7 @@ class Talker:
     """A process that is told lines and answers in lines of JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process, what: str) -> None:
-        """`what` names it in errors."""
+        """Take a process; `what` names it in errors."""
         self.process, self._what = process, what
 
     def tell(self, line: str) -> None:
@@ -75,7 +75,7 @@ class Talker:
 
 @contextlib.asynccontextmanager
 async def started(
-    argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, is_heard: bool = True, **environment: str
+    argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, is_heard: bool = True, environment: dict[str, str] | None = None
 ) -> AsyncIterator[Talker]:
     """Start a process; at the end of the block it is ended, whatever happened, and its children with it (its process group)."""
     log = await asyncio.create_subprocess_exec(
@@ -83,9 +83,9 @@ async def started(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE if is_heard else asyncio.subprocess.DEVNULL,
         stderr=None if os.environ.get("BENCH_STDERR") else asyncio.subprocess.DEVNULL,
-        env=make_environment(**environment),
+        env=make_environment(**(environment or {})),
         start_new_session=True,
-        preexec_fn=enclosure.entry if enclosure is not None else None,  # noqa: PLW1509 - it only enters the cgroup
+        preexec_fn=enclosure.entry if enclosure is not None else None,  # it only enters the cgroup
         limit=1 << 22,
     )
     try:
@@ -95,13 +95,15 @@ async def started(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(log.pid, signal.SIGKILL)
             await log.wait()
-        log._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - Python 3.11 leaves its pipes to the collector
+        log._transport.close()  # type: ignore[attr-defined]  # Python 3.11 leaves its pipes to the collector
 
 
 @contextlib.asynccontextmanager
-async def poised(argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, **environment: str) -> AsyncIterator[Talker]:
+async def poised(
+    argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, environment: dict[str, str] | None = None
+) -> AsyncIterator[Talker]:
     """Fork a shell that becomes the command at `go`: so what the bench's own fork costs is not measured."""
     command = ["sh", "-c", 'echo {}; read -r go; exec "$@" </dev/null >/dev/null', "sh", *argv]
-    async with started(command, what, enclosure=enclosure, **environment) as talker:
+    async with started(command, what, enclosure=enclosure, environment=environment) as talker:
         await talker.hear()
         yield talker

@@ -76,14 +76,17 @@ class Door(asyncio.Protocol):
         method, target, _ = line.split(" ")
         path, _, query = target.partition("?")
         content_type = headers.get("content-type", "application/json").partition(";")[0]
-        asked = ApiRequest(method, path, dict(parse_qsl(query)), headers.get("authorization", ""), body, content_type=content_type, raw_query=query)
+        asked = ApiRequest(
+            method, path, dict(parse_qsl(query)), headers.get("authorization", ""), body, content_type=content_type, raw_query=query
+        )
         begun = len(self._region.actions)
         response = self._routes.answer(self._routes.read(asked), time.monotonic())
         for action in self._region.actions[begun:]:
             asyncio.get_running_loop().call_later(self._region.action_time_s, complete, self._region, action)
         reply = make_reply(response, NO_EFFECT, Moment(secrets.token_hex(8), time.time(), 4000))
         self._transport.write(reply.head + reply.body)
-        say({"method": method, "path": path, "status": response.status, "is_unknown": response.is_unknown, "first_ns": self._first_ns})
+        found = {"method": method, "path": path, "status": response.status, "is_unknown": response.is_unknown}
+        say(found | {"first_ns": self._first_ns})
 
 
 def complete(region: Region, action: Action) -> None:
@@ -94,7 +97,7 @@ def complete(region: Region, action: Action) -> None:
 
 def say(line: dict[str, object]) -> None:
     """Write one line."""
-    print(json.dumps(line), flush=True)  # noqa: T201 - its output
+    print(json.dumps(line), flush=True)
 
 
 async def listen_for_resets(region: Region) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _WIDTH = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 230, 110, 46, 40
@@ -56,10 +56,12 @@ def draw_lines(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], w
     parts = [_text(10, 24, title, "title"), _text(left + reach[0] / 2, height - 6, "peers", anchor="middle")]
     for power in range(box[0][0], box[0][1] + 1):
         x, _ = place(10.0**power, 10.0 ** box[1][0])
-        parts += [f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>', _text(x, height - 22, f"{10**power:g}", anchor="middle")]
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
+        parts.append(_text(x, height - 22, f"{10**power:g}", anchor="middle"))
     for power in range(box[1][0], box[1][1] + 1):
         _, y = place(10.0 ** box[0][0], 10.0**power)
-        parts += [f'<line class="grid" x1="{left}" x2="{left + reach[0]}" y1="{y:.1f}" y2="{y:.1f}"/>', _text(left - 6, y + 4, write(10.0**power), anchor="end")]
+        parts.append(f'<line class="grid" x1="{left}" x2="{left + reach[0]}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 6, y + 4, write(10.0**power), anchor="end"))
     for number, (name, line) in enumerate(lines.items()):
         parts += _draw_line([place(x, y) for x, y in line], name, _COLOURS[number % len(_COLOURS)])
     return _wrap(height, parts)
@@ -72,13 +74,13 @@ def _draw_line(points: list[tuple[float, float]], name: str, colour: str) -> lis
     return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots, _text(x + 8, y + 4, name, fill=colour)]
 
 
-def _decades(values: object) -> tuple[int, int]:
-    found = [math.log10(value) for value in values if value > 0]  # type: ignore[attr-defined]
+def _decades(values: Iterable[float]) -> tuple[int, int]:
+    found = [math.log10(value) for value in values if value > 0]
     least, most = math.floor(min(found) + 1e-9), math.ceil(max(found) - 1e-9)
     return least, max(most, least + 1)
 
 
-def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "start", fill: str = "") -> str:
+def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "start", fill: str = "") -> str:  # noqa: PLR0913 - SVG's
     style = f' class="{kind}"' if kind else ""
     colour = f' style="fill:{fill}"' if fill else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}{colour}>{escape(text)}</text>'

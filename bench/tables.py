@@ -62,12 +62,14 @@ def _tabulate_event(rows: list[dict[str, Any]]) -> Table:
 
 def _tabulate_budget(rows: list[dict[str, Any]]) -> Table:
     head = ["way", "the action takes", "calls", "GET", "POST accepted"]
-    return [head, *([row["way"], f"{row['action_time_s']:g} s", *(f"{median_of(row, k):g}" for k in ("api_calls", "gets", "posts"))] for row in rows)]
+    names = ("api_calls", "gets", "posts")
+    return [head, *([row["way"], f"{row['action_time_s']:g} s", *(f"{median_of(row, name):g}" for name in names)] for row in rows)]
 
 
 def _tabulate_fanout(rows: list[dict[str, Any]]) -> Table:
     base = find_row(rows, "armed")
-    head = ["way", "all refreshed", "all proven: median (least to most)", "times armed", "returned", "own CPU", "times armed", "peak memory", "rounds"]
+    proven = "all proven: median (least to most)"
+    head = ["way", "all refreshed", proven, "times armed", "returned", "own CPU", "times armed", "peak memory", "rounds"]
     return [
         head,
         *(

@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.costs import Enclosure
 from bench.process import BenchError, started
@@ -171,7 +171,7 @@ class Site:
         }[way]
 
 
-async def ask(driver: Talker, what: str) -> dict[str, object]:
+async def ask(driver: Talker, what: str) -> dict[str, Any]:
     """Let a driver do one thing, and return what it says."""
     driver.tell(json.dumps({"do": what}))
     return await driver.hear(_LIMIT_S)

@@ -131,6 +131,8 @@ class Claims:
     def __init__(self, run_dir: Path, order: ProcessOrder | None = None, *, is_daemon: bool = False) -> None:
         """Make the directory (0750). Raises TemporaryError (kind "claims") when that is not possible."""
         self._dir, self._is_daemon = run_dir, is_daemon
+        # Made once: a decoder reads its type's annotations, which takes longer than all that is read by it.
+        self._latest, self._running = msgspec.json.Decoder(Latest), msgspec.json.Decoder(Running)
         try:
             run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -190,7 +192,7 @@ class Claims:
     def read_manual_move(self, reserved_ip: str) -> ProcessOrder | None:
         """Return the process by which a person moved the IP to another Droplet last."""
         try:
-            mark = msgspec.json.decode((self._dir / f"{quote(reserved_ip, safe='')}.moved").read_bytes(), type=Running)
+            mark = self._running.decode((self._dir / f"{quote(reserved_ip, safe='')}.moved").read_bytes())
         except (OSError, ValueError):
             return None
         return ProcessOrder(mark.start_ticks, mark.pid)
@@ -228,7 +230,7 @@ class Claims:
         """Return the live process that runs a failover of this reserved IP."""
         path = self._dir / f"{quote(reserved_ip, safe='')}.running"
         try:
-            running = msgspec.json.decode(path.read_bytes(), type=Running)
+            running = self._running.decode(path.read_bytes())
         except (OSError, ValueError):  # msgspec's errors are ValueErrors, and so is text that is none
             return None
         order = read_order(running.pid)
@@ -246,7 +248,7 @@ class Claims:
 
     def _read_latest(self, key: str) -> Latest | None:
         try:
-            latest = msgspec.json.decode((self._dir / f"{quote(key, safe='')}.event").read_bytes(), type=Latest)
+            latest = self._latest.decode((self._dir / f"{quote(key, safe='')}.event").read_bytes())
         except (OSError, ValueError):
             return None
         return latest if latest.boot_id == self._boot_id else None

@@ -12,7 +12,9 @@ Where ping puts it (measured, iputils 20221126): -p fills the data from its star
 bytes are then overwritten with a struct timeval. So bytes 16 to 31 of the data are one whole pattern, given
 `-s` of at least 32 (the default is 56). With a smaller -s the pattern is cut off and is not read.
 BusyBox's ping takes one byte for -p; given HEX it says "invalid number" and sends nothing (measured, 1.35.0): such
-a peer can't be witnessed by its pings.
+a peer can't be witnessed by its pings. A ping of its own carries the pattern's last byte, which fills the data from byte 4 on, and
+ICMP's code as well (measured; so the pings that refresh stay plain). With the source address it is weak evidence, never
+proof: other tools send constant data too.
 
 Where ICMP is filtered, the pattern is the first data of a TCP connection that the peer makes (`probe = "tcp:443"`). A SYN
 alone would prove nothing: it carries no name, the peer's kernel chooses its source port, and a peer is a client that
@@ -102,6 +104,28 @@ def read_echo_request(packet: bytes) -> EchoRequest | None:
     return _read_pattern(message[_PATTERN_AT : _PATTERN_AT + PATTERN_OCTETS], source, destination)
 
 
+@dataclass(frozen=True, slots=True)
+class ConstantEcho:
+    """An echo request whose data is one byte over and over: BusyBox's `ping -p HH`."""
+
+    source: Address
+    destination: Address
+    octet: int
+
+
+def read_constant_echo(packet: bytes) -> ConstantEcho | None:
+    """Read an echo request whose data, where a pattern of ours would stand, is one byte over and over, but not 0; None for all else."""
+    found = _split_packet(packet, _ICMP, _ICMPV6)
+    if found is None:
+        return None
+    source, destination, message = found
+    data = message[_PATTERN_AT:]
+    is_request = message[:1] == (b"\x08" if source.version == 4 else b"\x80")  # noqa: PLR2004 - the IP version
+    if not is_request or len(data) < PATTERN_OCTETS or data[0] == 0 or data.count(data[0]) != len(data):
+        return None
+    return ConstantEcho(source, destination, data[0])
+
+
 def read_first_data(packet: bytes, port: int) -> EchoRequest | None:
     """Read a TCP segment to that port whose data begins with a right pattern, from its IP header on; None for all else.
 
@@ -152,6 +176,43 @@ def build_echo_filter(family: Family) -> Program:
         (0x15, 0, 3, _ECHO_REQUEST[6]),
         (0x20, 0, 0, _IPV6_HEADER + _PATTERN_AT),  # ld
         (0x15, 0, 1, magic),
+        accept,
+        drop,
+    )
+
+
+def build_constant_echo_filter(family: Family) -> Program:
+    """Return the kernel filter for what `read_constant_echo` reads: the first two words of that data are the same, and not 0."""
+    accept, drop = (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)
+    if family == 4:  # noqa: PLR2004
+        return (
+            (0x28, 0, 0, 6),
+            (0x45, 12, 0, _IS_FRAGMENT),
+            (0x30, 0, 0, 9),
+            (0x15, 0, 10, _ICMP),
+            (0xB1, 0, 0, 0),
+            (0x50, 0, 0, 0),  # ldb the type, behind the header
+            (0x15, 0, 7, _ECHO_REQUEST[4] >> 8),
+            (0x40, 0, 0, _PATTERN_AT),  # ld, behind the header
+            (0x15, 5, 0, 0),
+            (0x02, 0, 0, 0),  # st
+            (0x40, 0, 0, _PATTERN_AT + 4),
+            (0x61, 0, 0, 0),  # ldx what was stored
+            (0x1D, 0, 1, 0),  # jeq x
+            accept,
+            drop,
+        )
+    return (
+        (0x30, 0, 0, 6),
+        (0x15, 0, 9, _ICMPV6),
+        (0x30, 0, 0, _IPV6_HEADER),
+        (0x15, 0, 7, _ECHO_REQUEST[6] >> 8),
+        (0x20, 0, 0, _IPV6_HEADER + _PATTERN_AT),
+        (0x15, 5, 0, 0),
+        (0x02, 0, 0, 0),
+        (0x20, 0, 0, _IPV6_HEADER + _PATTERN_AT + 4),
+        (0x61, 0, 0, 0),
+        (0x1D, 0, 1, 0),
         accept,
         drop,
     )

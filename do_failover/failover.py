@@ -255,6 +255,8 @@ class _Story:
         try:
             link = await stack.enter_async_context(self.edges.open_link())
             link.listen(echo.ECHO_ETHERTYPE[family], echo.build_echo_filter(family), self.witness.note_packet)
+            constant = echo.build_constant_echo_filter(family)
+            link.listen(echo.ECHO_ETHERTYPE[family], constant, self.witness.note_constant_echo)
             if (port := self.edges.probe_port) is not None:
                 segments = echo.build_first_data_filter(family, port)
                 link.listen(echo.ECHO_ETHERTYPE[family], segments, lambda packet: self.witness.note_segment(packet, port))

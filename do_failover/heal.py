@@ -8,7 +8,8 @@ Measures grow from try to try:
 
 A peer is given up at the story's deadline, or _PATIENCE_S after its first try. The bound is ours: what ten seconds of
 trying didn't mend, the sixtieth won't, and the report, which says whom to look at, shall not wait for it; the daemon
-tries those peers again while the IP is here. A permanent entry is not waited for: nothing from here changes it.
+tries those peers again while the IP is here. Where nothing is done but looking (`verify`), and where a permanent entry
+stands, which nothing from here changes, it is three tries.
 
 Guarantee: whatever one peer does or fails to do ends in its own evidence, and delays no other (I7).
 """
@@ -61,6 +62,7 @@ class Healer:
     deadline: Deadline
     probe_port: int | None = None
     sources: dict[Peer, str] = field(default_factory=dict)
+    seen_as: dict[Peer, str] = field(default_factory=dict)  # the address that its packets to the reserved IP come from
 
     async def heal(self, evidence: PeerEvidence, looking: asyncio.Task[refresh.PeerView]) -> None:
         """Refresh one peer until something of it has arrived here, or the tries are over."""
@@ -74,6 +76,7 @@ class Healer:
         finally:
             evidence.duration_s = evidence.duration_s or self.clock.now() - started
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(evidence.peer)
+            evidence.is_weakly_seen = self._is_weakly_seen(evidence.peer)
             evidence.proof = self.witness.proofs.get(evidence.peer.number)
             self._note_acknowledgement(evidence)
 
@@ -94,10 +97,15 @@ class Healer:
                 return
             await self._pause(evidence.peer, pause_s)
 
+    def _is_weakly_seen(self, peer: Peer) -> bool:
+        """Tell whether one byte of its pattern came from its address, which no other peer has."""
+        source = self.seen_as.get(peer)
+        return source is not None and list(self.seen_as.values()).count(source) == 1 and self.witness.has_seen_byte(peer, source)
+
     def _is_hopeless(self, evidence: PeerEvidence) -> bool:
         entry = evidence.neighbour
         is_permanent = entry is not None and entry.nud == "PERMANENT" and has_foreign_entry(evidence, self.address)
-        return is_permanent and evidence.attempts >= _QUICK_TRIES
+        return evidence.attempts >= _QUICK_TRIES and (is_permanent or not self.is_public_pinged)
 
     async def _pause(self, peer: Peer, pause_s: float) -> None:
         """Wait before the next try, which begins at once when something late arrives: its entry is to be read then."""
@@ -122,6 +130,8 @@ class Healer:
     def _note_view(self, evidence: PeerEvidence, view: refresh.PeerView) -> None:
         if view.route_to_reserved is not None:
             evidence.on_link = view.route_to_reserved.is_on_link
+            if view.route_to_reserved.source is not None:
+                self.seen_as[evidence.peer] = view.route_to_reserved.source
         evidence.expected_lladdr = frames.format_lladdr(self.lladdr) if self.lladdr is not None else None
         source = _find_link_address(view)
         if source is not None:

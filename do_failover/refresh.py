@@ -82,15 +82,20 @@ def make_look_command(public: str | None, reserved: str) -> PeerCommand:
 def make_refresh_command(public: str | None, reserved: str, pattern: str) -> PeerCommand:
     """Return what a peer runs once the IP has moved: the pings, in this order.
 
-    iputils' ping answers to -V, and carries the pattern. BusyBox's refuses -p with more than one
-    octet, and would then send nothing (measured): it pings without, which refreshes but proves nothing.
+    iputils' ping answers to -V, and carries the pattern. BusyBox's refuses -p with more than one octet, and would then send
+    nothing (measured): it pings without, which refreshes but proves nothing, and then once with the last octet, which is
+    weak evidence (echo.py).
     """
     marked = f"-n -i {_ECHO_INTERVAL_S} -p {_hex(pattern)}"
-    choose = f"if ping -V >/dev/null 2>&1; then n=-n p='{marked}' k=marked; else n= p= k=plain; fi"
+    choose = (
+        f"n= p= k=plain; if ping -V >/dev/null 2>&1; then n=-n p='{marked}' k=marked; "
+        f"else case $(ping --help 2>&1) in *'-p HEXBYTE'*) k=byte ;; esac; fi"
+    )
     steps = [choose, _section("kind", "echo $k")]
     if public:
         steps.append(_section("public", f"ping $n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
     steps.append(_section("reserved", f"ping $p -q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
+    steps.append(f"if [ $k = byte ]; then ping -q -c 1 -W 1 -p '{_hex(pattern)[-2:]}' {_address(reserved)} >/dev/null 2>&1; fi")
     addresses = (public, reserved) if public else (reserved,)
     return PeerCommand(_join(steps), peer_words.ask_to_refresh(*addresses, pattern=pattern))
 
@@ -135,7 +140,7 @@ async def refresh_peer(shell: PeerShell, peer: Peer, public: str | None, reserve
     return Echoes(
         public_answered=_read_ping(sections, "public", public),
         reserved_answered=_read_ping(sections, "reserved", reserved),
-        is_marked=sections.get("kind", "").strip() != "plain",
+        is_marked=sections.get("kind", "").strip() not in {"plain", "byte"},
     )
 
 

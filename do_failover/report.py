@@ -207,7 +207,10 @@ def _render_peers(peers: tuple[PeerResult, ...]) -> list[Line]:
 def _describe_peer(peer: PeerResult) -> str:
     facts = [f"{peer.duration_s:.2f} s"]
     if peer.witnessed:
-        facts.append("its echo request arrived here")
+        by_tcp = peer.proof is not None and peer.proof != "icmp"
+        facts.append(f"what it sent by TCP ({peer.proof}) arrived here" if by_tcp else "its echo request arrived here")
+    if peer.attempts > 1 and peer.measure is not None:
+        facts.append(f"healed at {peer.measure}")
     if peer.on_link:
         facts.append("on the same link")
     if peer.acknowledged:

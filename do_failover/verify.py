@@ -10,7 +10,7 @@ an old owner whose kernel still answers makes every other sign look healthy).
     no SSH: not reachable / key or host key refused            unreachable / refused
     nothing can be witnessed here (the owner is elsewhere)     unproven
     the failover ended before it was refreshed                 unproven
-    its ping can't carry the pattern (BusyBox)                 unproven
+    its ping can't carry the pattern (BusyBox)                 unproven  says so where its one byte came from the peer's address
     a reserved IP on its link, and its entry names another     stale
     the reserved IP answered, yet nothing arrived here         stale     somebody else answers: the old owner
     it accepted a TCP connection, whose data didn't arrive     stale     likewise
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from do_failover.errors import PeerError
 
 
+_MOST_BYTES_SEEN = 10_000  # whoever floods us with pings costs no memory
+
+
 @dataclass(slots=True)
 class Witness:
     """Collects the arrivals of one run."""
@@ -39,6 +42,7 @@ class Witness:
     not_to: str | None = None
     arrivals: dict[int, str] = field(default_factory=dict)
     proofs: dict[int, str] = field(default_factory=dict)
+    bytes_seen: set[tuple[str, int]] = field(default_factory=set)
     _waiting: dict[int, asyncio.Event] = field(default_factory=dict)
 
     def note_packet(self, packet: bytes) -> None:
@@ -51,6 +55,16 @@ class Witness:
     def note_segment(self, packet: bytes, port: int) -> None:
         """Take a packet from the wire; what is not the first data of a peer's TCP connection to that port is ignored."""
         self._note(echo.read_first_data(packet, port), f"tcp:{port}")
+
+    def note_constant_echo(self, packet: bytes) -> None:
+        """Take a packet from the wire; of an echo request that carries one byte only, keep where it came from. It is no arrival."""
+        seen = echo.read_constant_echo(packet)
+        if seen is not None and str(seen.destination) != self.not_to and len(self.bytes_seen) < _MOST_BYTES_SEEN:
+            self.bytes_seen.add((str(seen.source), seen.octet))
+
+    def has_seen_byte(self, peer: Peer, source: str) -> bool:
+        """Tell whether the last byte of this peer's pattern came from that address: weak evidence."""
+        return (source, echo.build_pattern(self.run, peer.number)[-1]) in self.bytes_seen
 
     def _note(self, arrival: echo.EchoRequest | None, proof: str) -> None:
         if arrival is None or arrival.run != self.run or str(arrival.destination) == self.not_to:
@@ -85,6 +99,7 @@ class PeerEvidence:
     is_asked: bool = True
     can_be_witnessed: bool = True
     is_marked: bool = True
+    is_weakly_seen: bool = False
     is_witnessed: bool = False
     on_link: bool | None = None
     neighbour: Neighbour | None = None
@@ -100,6 +115,13 @@ class PeerEvidence:
     attempts: int = 0
     duration_s: float = 0.0
     error: PeerError | None = None
+
+
+_UNMARKED = "it was refreshed, but its ping can't carry the pattern (BusyBox): install iputils-ping there"
+_WEAK = (
+    "it was refreshed, and an echo request with one byte of its pattern came from its address: weak evidence, for its ping carries "
+    "no more (BusyBox); install iputils-ping there, or set peers.probe"
+)
 
 
 def judge_peer(evidence: PeerEvidence, reserved_ip: str) -> PeerResult:
@@ -134,7 +156,7 @@ def _judge(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcome, str |
     if evidence.attempts == 0:
         return PeerOutcome.UNPROVEN, error.message if error is not None else "the failover ended before this peer was refreshed"
     if not evidence.is_marked and evidence.port is None:
-        return PeerOutcome.UNPROVEN, "it was refreshed, but its ping can't carry the pattern (BusyBox): install iputils-ping there"
+        return PeerOutcome.UNPROVEN, _WEAK if evidence.is_weakly_seen else _UNMARKED
     return _judge_silence(evidence, reserved_ip)
 
 
@@ -151,22 +173,28 @@ def _judge_silence(evidence: PeerEvidence, reserved_ip: str) -> tuple[PeerOutcom
     if evidence.connected:
         where = f"{reserved_ip} port {evidence.port}"
         return PeerOutcome.STALE, f"{where} accepts its connection, but what it sends there doesn't arrive here: the old owner answers"
+    probe = _describe_probe(evidence, reserved_ip)
     if evidence.public_answered and evidence.is_marked:
-        return PeerOutcome.STALE, f"it reaches this Droplet, but its echo requests to {reserved_ip} don't arrive here"
+        sentence = f"it reaches this Droplet, but its echo requests to {reserved_ip} don't arrive here"
+        return PeerOutcome.STALE, f"{sentence}; {probe}" if probe is not None else sentence
     if error is not None:
         return PeerOutcome.UNPROVEN, error.message
-    if evidence.probe_error is not None:
-        return PeerOutcome.UNPROVEN, evidence.probe_error.message
-    if evidence.connected is False:
-        where = f"{reserved_ip} port {evidence.port}"
-        return (
-            PeerOutcome.UNPROVEN,
-            f"none of its echo requests arrived here, and nobody accepts its connection to {where}: listens anything there?",
-        )
+    if probe is not None:
+        pings = "none of its echo requests arrived here" if evidence.is_marked else "its ping can't carry the pattern (BusyBox)"
+        return PeerOutcome.UNPROVEN, f"{pings}; {probe}"
     return (
         PeerOutcome.UNPROVEN,
         f"none of its echo requests arrived here; is ICMP filtered, or ping not permitted there? ({reserved_ip})",
     )
+
+
+def _describe_probe(evidence: PeerEvidence, reserved_ip: str) -> str | None:
+    """Say why the TCP connection shows nothing; None where none was tried."""
+    if evidence.probe_error is not None:
+        return evidence.probe_error.message
+    if evidence.connected is False:
+        return f"nobody accepts its connection to {reserved_ip} port {evidence.port}: does anything listen there?"
+    return None
 
 
 def has_foreign_entry(evidence: PeerEvidence, reserved_ip: str) -> bool:

@@ -72,6 +72,7 @@ class Region:
     droplet_region: str = "nyc3"
     public_shown: str | None = None
     entries: dict[str, list[str]] = field(default_factory=dict)  # the lladdr that a peer shows, one a look; the last for ever
+    nud: str = "REACHABLE"
     calls: int = 0
     is_owner_visible: bool = True
     owner_status: str | None = "active"
@@ -166,7 +167,7 @@ class Region:
             address = command.rsplit(" ", 1)[1]
             lladdr = self.entries.get(peer.host, ["02:00:00:00:00:0c"])
             shown = lladdr.pop(0) if len(lladdr) > 1 else lladdr[0]
-            return json.dumps([{"dst": address, "dev": "eth0", "lladdr": shown, "state": ["REACHABLE"]}])
+            return json.dumps([{"dst": address, "dev": "eth0", "lladdr": shown, "state": [self.nud]}])
         if "@do-failover owner" in command:
             owner, us = re.findall(r"-W 1 ([0-9.]+)", command)
             return "".join(f"@do-failover {name}\n{int(at in self.silent)}\n" for name, at in (("owner", owner), ("us", us)))
@@ -222,6 +223,13 @@ def echo_request(source: str, destination: str, pattern: bytes) -> bytes:
     return head + icmp
 
 
+def first_data(source: str, destination: str, port: int, data: bytes) -> bytes:
+    """Build the segment that carries the first data of a TCP connection."""
+    segment = struct.pack("!HHIIBBHHH", 40000, port, 1, 1, 0x50, 0x18, 512, 0, 0) + data
+    addresses = IPv4Address(source).packed, IPv4Address(destination).packed
+    return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(segment), 1, 0x4000, 64, 6, 0, *addresses) + segment
+
+
 @dataclass
 class Told:
     """What came of it."""
@@ -247,6 +255,7 @@ def tell(
     reserved_ip: str = IP,
     is_on_link: bool = False,
     rounds: bool = False,
+    probe_port: int | None = None,
 ) -> Told:
     """Run the real story against the region."""
     reports: list[FailoverReport] = []
@@ -274,6 +283,7 @@ def tell(
             open_peers=lambda: Shells(region),
             is_on_link=on_link,
             backoff=Backoff(jitter=0.0),
+            probe_port=probe_port,
         )
 
         def make_request(number: int) -> Request:

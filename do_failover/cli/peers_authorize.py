@@ -48,11 +48,21 @@ class Authorization:
     key: str
     sources: tuple[str, ...]
     allowed: tuple[str, ...]
+    probe_port: int | None = None
 
     @property
     def line(self) -> str:
-        """Return the line. `restrict` takes away everything; the command is what is left."""
-        return f'restrict,from="{",".join(self.sources)}",command="{PROGRAM} --allow {",".join(self.allowed)}" {self.key}'
+        """Return the line. `restrict` takes away everything; the command is what is left, and with peers.probe one port of each address."""
+        command = f'command="{PROGRAM} --allow {",".join(self.allowed)}"'
+        return f'restrict{self._permit_probe()},from="{",".join(self.sources)}",{command} {self.key}'
+
+    def _permit_probe(self) -> str:
+        """Return the options for peers.probe. Port 1: no user may listen there; without permitlisten any port would do."""
+        hosts = [f"[{address}]" if ":" in address else address for address in self.allowed if "/" not in address]
+        if self.probe_port is None or not hosts:
+            return ""
+        opened = ",".join(f'permitopen="{host}:{self.probe_port}"' for host in hosts)
+        return f',port-forwarding,{opened},permitlisten="localhost:1"'
 
 
 @dataclass(slots=True)
@@ -111,6 +121,7 @@ def authorize(
         key=_read_key(config, key_file),
         sources=tuple(dict.fromkeys(wanted_sources or pair.sources)),
         allowed=tuple(dict.fromkeys([*pair.allowed, *wanted])),
+        probe_port=config.peers.probe_port,
     )
     if not given.sources:
         msg = "the load balancers' private addresses are not known: name them by --from, once for each, or in failover.routers"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -18,7 +19,7 @@ from do_failover.ssh.armed_loop import AnswerReader, HostileAnswerError, make_lo
 from do_failover.ssh.sentences import clean, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from do_failover.ssh.login import Link
 
@@ -163,7 +164,8 @@ class ArmedChannel(asyncssh.SSHClientSession[bytes]):
         self._last_number = number = self._last_number + 1
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._channel.write(frame_line(number, line).encode())
+            with _in_one_segment(self._channel):
+                self._channel.write(frame_line(number, line).encode())
         except OSError as error:
             answer.cancel()
             self.end(clean(str(error)))
@@ -230,3 +232,22 @@ class ArmedChannel(asyncssh.SSHClientSession[bytes]):
     def _distrust(self, reason: str) -> None:
         sentence = f"its answer is not to be trusted: {reason}; look at that Droplet, and at the shell of its user"
         self.end(reason, say(self._label, sentence, "command"))
+
+
+_CORK = getattr(socket, "TCP_CORK", None)
+
+
+@contextlib.contextmanager
+def _in_one_segment(channel: asyncssh.SSHClientChannel[bytes]) -> Iterator[None]:
+    """Hold back TCP until all of a line is written: asyncssh sends an ignored packet before each, and two would wake the peer twice."""
+    door = channel.get_extra_info("socket")  # none behind a jump host
+    if door is None or _CORK is None:
+        yield
+        return
+    with contextlib.suppress(OSError):
+        door.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            door.setsockopt(socket.IPPROTO_TCP, _CORK, 0)

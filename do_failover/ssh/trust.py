@@ -111,8 +111,16 @@ class Trust:
             arguments["agent_path"] = None  # the agent's keys would be offered first, and use up MaxAuthTries
         shared = None
         if self._settings.ssh_config is None:
-            shared = asyncssh.SSHClientConnectionOptions(config=None, tunnel=None, proxy_command=None, **arguments)
+            shared = asyncssh.SSHClientConnectionOptions(
+                config=None, tunnel=None, proxy_command=None, encryption_algs=_order_ciphers(), **arguments
+            )
         return Trusted(arguments, shared, known_hosts, self._known_hosts, unread)
+
+
+def _order_ciphers() -> list[str]:
+    """Return asyncssh's own ciphers, those first that cost one call a packet: its chacha20 takes four, half of an armed command's time."""
+    known = [name.decode() for name in asyncssh.encryption.get_default_encryption_algs()]
+    return sorted(known, key=lambda name: "gcm" not in name)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

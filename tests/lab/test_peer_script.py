@@ -51,6 +51,18 @@ def test_busyboxs_ping_gets_no_pattern_and_is_said_to_be_plain(tmp_path: Path, s
     assert ["ping", "-q", "-c", "3", "-W", "1", "203.0.113.47"] in stand.calls()
 
 
+def test_a_ping_that_carries_one_byte_sends_the_patterns_last_one_beside_the_plain_ones(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    helps = 'case $1 in -V) exit 1 ;; --help) echo "  -p HEXBYTE  Payload pattern" >&2; exit 1 ;; esac'
+    stand = make_stand(tmp_path / "byte", shell, ping=STAND_INS["ping"].replace("exit", f"{helps}\nexit"))
+    found = answer(stand, f"1 refresh 198.51.100.11 203.0.113.47 {PATTERN}")
+    assert found == frame(1, ("kind", "byte"), ("ping 198.51.100.11", "0"), ("ping 203.0.113.47", "0"))
+    assert sorted(call for call in stand.calls() if call[1] == "-q") == [
+        ["ping", "-q", "-c", "1", "-W", "1", "-p", PATTERN[-2:], "203.0.113.47"],
+        ["ping", "-q", "-c", "1", "-W", "1", "198.51.100.11"],
+        ["ping", "-q", "-c", "3", "-W", "1", "203.0.113.47"],
+    ]
+
+
 def test_arm_state_and_silence(stand: Stand) -> None:
     route = ("route 203.0.113.47", '[{"dst":"203.0.113.47"}]')
     assert answer(stand, "1 arm 203.0.113.47\n") == frame(1, ("kind", "marked"), route)

@@ -19,6 +19,9 @@ from tests.virtual_time import run_virtually
 class Wire:
     """Stands for asyncssh's channel: keeps what is written, and can be broken."""
 
+    def get_extra_info(self, _: str) -> None:
+        return None
+
     def __init__(self) -> None:
         self.written: list[str] = []
         self.aborts = 0

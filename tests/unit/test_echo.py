@@ -225,3 +225,39 @@ def test_whatever_first_data_is_read_passes_the_filter(place: int, octet: int, n
         packet[place % len(packet)] = octet
         if echo.read_first_data(bytes(packet), PORT) is not None:
             assert passes(echo.build_first_data_filter(4 if family == 4 else 6, PORT), bytes(packet))
+
+
+# -- one byte over and over
+
+
+@pytest.mark.parametrize("octet", [1, 0x5A, 0xFF])
+@pytest.mark.parametrize("length", [32, 56, 1400])
+def test_a_byte_over_and_over_is_read_and_passes(octet: int, length: int) -> None:
+    data = bytes(4) + bytes([octet]) * (length - 4)
+    assert echo.read_constant_echo(request4(data)) == echo.ConstantEcho(IPv4Address(SOURCE), IPv4Address(DESTINATION), octet)
+    assert echo.read_constant_echo(request6(data)) == echo.ConstantEcho(IPv6Address(SOURCE6), IPv6Address(DESTINATION6), octet)
+    assert passes(echo.build_constant_echo_filter(4), request4(data))
+    assert passes(echo.build_constant_echo_filter(6), request6(data))
+
+
+NOT_CONSTANT = (
+    request4(bytes(56)),
+    request4(TIMEVAL + bytes(range(40))),
+    request4(),
+    request6(),
+    request6(bytes(56)),
+    bytes(IP() / ICMP(type=0) / (b"Z" * 56)),
+    request4(b"Z" * 56, flags="MF"),
+    segment4(b"Z" * 56),
+    request4(b"Z" * 20),
+)
+
+
+@pytest.mark.parametrize("packet", [*NOT_CONSTANT, request4(b"Z" * 31), request4(b"Z" * 55 + b"Y"), request4(b"Z" * 56)[:-1], b""])
+def test_all_else_is_no_constant_echo(packet: bytes) -> None:
+    assert echo.read_constant_echo(packet) is None
+
+
+@pytest.mark.parametrize("packet", NOT_CONSTANT)
+def test_the_kernel_keeps_all_else_away(packet: bytes) -> None:
+    assert not passes(echo.build_constant_echo_filter(6 if packet[0] >> 4 == 6 else 4), packet)
