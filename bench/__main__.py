@@ -7,12 +7,14 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
 
 from bench import tables
 from bench.cases import CASES, DEFAULT, FULL, QUICK, Size
+from bench.costs import remove_leftovers
 from bench.machine import describe_machine
 from bench.page import write_page
 from bench.process import TOP, BenchError
@@ -28,6 +30,9 @@ def main() -> int:
     if os.geteuid() != 0 or sys.platform != "linux":
         _say("the bench needs root on Linux: it runs on the lab, which is made of network namespaces")
         return _NOT_ROOT
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # everything is put away also then
+    remove_leftovers()
     size = _choose_size(arguments)
     result: dict[str, Any] = {"schema": 1, "mode": arguments.mode, "machine": describe_machine(), "cases": {}, "failed": {}}
     began = time.monotonic()

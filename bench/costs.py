@@ -115,3 +115,11 @@ def _remove(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def remove_leftovers() -> None:
+    """Remove the empty enclosures of a bench that was killed by SIGKILL."""
+    for parent in _find_groups().values():
+        for path in parent.glob("do-failover-bench-*"):
+            if not Path(f"/proc/{path.name.split('-')[3]}").exists():
+                _remove(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).resolve().parent.parent
 LIMIT_S = 300.0
+_LIBC = ctypes.CDLL(None)
 
 
 class BenchError(Exception):
@@ -73,6 +75,13 @@ class Talker:
             raise BenchError(message) from None
 
 
+def _prepare(enclosure: Enclosure | None) -> None:
+    """Between fork and exec: die with the bench, also by its kill -9 (PR_SET_PDEATHSIG), and enter the cgroup."""
+    _LIBC.prctl(1, signal.SIGKILL)
+    if enclosure is not None:
+        enclosure.entry()
+
+
 @contextlib.asynccontextmanager
 async def started(
     argv: Sequence[str], what: str, *, enclosure: Enclosure | None = None, is_heard: bool = True, environment: dict[str, str] | None = None
@@ -85,7 +94,7 @@ async def started(
         stderr=None if os.environ.get("BENCH_STDERR") else asyncio.subprocess.DEVNULL,
         env=make_environment(**(environment or {})),
         start_new_session=True,
-        preexec_fn=enclosure.entry if enclosure is not None else None,  # it only enters the cgroup
+        preexec_fn=lambda: _prepare(enclosure),
         limit=1 << 22,
     )
     try:

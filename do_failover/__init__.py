@@ -21,7 +21,7 @@
       do_metadata   169.254.169.254: who and where am I
       ssh/          connections to peers, kept open; only home of asyncssh
       frames        ARP and NS/NA frame bytes (pure)
-      echo          the pattern that names a run and a peer in an echo request (pure)
+      echo          the pattern that names a run and a peer in an echo request or first on a TCP connection (pure)
       packets       raw sockets: send frames, listen as witness
       neigh         parses `ip neigh` and `ip route get` (pure)
       iproute       asks this machine's kernel by `ip`

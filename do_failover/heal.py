@@ -62,6 +62,7 @@ class Healer:
     deadline: Deadline
     probe_port: int | None = None
     sources: dict[Peer, str] = field(default_factory=dict)
+    kinds: dict[Peer, str] = field(default_factory=dict)  # of its ping
     seen_as: dict[Peer, str] = field(default_factory=dict)  # the address that its packets to the reserved IP come from
 
     async def heal(self, evidence: PeerEvidence, looking: asyncio.Task[refresh.PeerView]) -> None:
@@ -128,6 +129,8 @@ class Healer:
             raise
 
     def _note_view(self, evidence: PeerEvidence, view: refresh.PeerView) -> None:
+        if view.kind is not None:
+            self.kinds[evidence.peer] = view.kind
         if view.route_to_reserved is not None:
             evidence.on_link = view.route_to_reserved.is_on_link
             if view.route_to_reserved.source is not None:
@@ -161,7 +164,9 @@ class Healer:
         """Take one try: the peer pings; done as soon as something of it has arrived here."""
         peer, public = evidence.peer, self.public if self.is_public_pinged else None
         pattern = echo.build_pattern(self.witness.run, peer.number)
-        refreshing = asyncio.create_task(refresh.refresh_peer(self.shell, peer, public, self.address, echo.format_pattern(pattern)))
+        kind = self.kinds.get(peer)
+        pinging = refresh.refresh_peer(self.shell, peer, public, self.address, pattern=echo.format_pattern(pattern), kind=kind)
+        refreshing = asyncio.create_task(pinging)
         probing = asyncio.create_task(self._probe(evidence, public, pattern))
         seeing = asyncio.create_task(self.witness.wait_for(peer))
         late = asyncio.create_task(self._wait_for_late_arrivals(refreshing, probing))
@@ -195,8 +200,9 @@ class Healer:
             await self.clock.sleep(_LATE_ARRIVAL_S)
 
     async def _read_neighbour(self, evidence: PeerEvidence) -> None:
+        """Ask for what its kernel remembers: where that can disprove what was seen, or explain what was not."""
         shown = self.address if evidence.on_link else self.public
-        if shown is not None:
+        if shown is not None and (evidence.on_link or not evidence.is_witnessed):
             evidence.neighbour = await refresh.read_neighbour(self.shell, evidence.peer, shown)
 
     def _note_acknowledgement(self, evidence: PeerEvidence) -> None:

@@ -52,12 +52,17 @@ class TcpProber(Protocol):
         ...
 
 
+_KINDS = {"marked", "byte", "plain"}
+_FIND_KIND = "k=plain; if ping -V >/dev/null 2>&1; then k=marked; else case $(ping --help 2>&1) in *'-p HEXBYTE'*) k=byte ;; esac; fi"
+
+
 @dataclass(frozen=True, slots=True)
 class PeerView:
     """What a peer's kernel says of the two addresses; None where it said nothing readable."""
 
     route_to_public: neigh.Route | None
     route_to_reserved: neigh.Route | None
+    kind: str | None = None  # of its ping: marked, byte or plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +78,23 @@ class Echoes:
 
 
 def make_look_command(public: str | None, reserved: str) -> PeerCommand:
-    """Return what a peer runs while the API works: its routes to both addresses."""
+    """Return what a peer runs while the API works: its routes to both addresses, and of what kind its ping is."""
     addresses = [address for address in (public, reserved) if address]
-    command = _join([_section(f"route {_address(address)}", _route(address)) for address in addresses])
+    routes = [_section(f"route {_address(address)}", _route(address)) for address in addresses]
+    command = _join([_FIND_KIND, _section("kind", "echo $k"), *routes])
     return PeerCommand(command, peer_words.ask_to_arm(*addresses))
 
 
-def make_refresh_command(public: str | None, reserved: str, pattern: str) -> PeerCommand:
-    """Return what a peer runs once the IP has moved: the pings, in this order.
+def make_refresh_command(public: str | None, reserved: str, pattern: str, kind: str | None = None) -> PeerCommand:
+    """Return what a peer runs once the IP has moved: the pings, in this order. `kind`: of its ping, where it has said so.
 
     iputils' ping answers to -V, and carries the pattern. BusyBox's refuses -p with more than one octet, and would then send
     nothing (measured): it pings without, which refreshes but proves nothing, and then once with the last octet, which is
     weak evidence (echo.py).
     """
     marked = f"-n -i {_ECHO_INTERVAL_S} -p {_hex(pattern)}"
-    choose = (
-        f"n= p= k=plain; if ping -V >/dev/null 2>&1; then n=-n p='{marked}' k=marked; "
-        f"else case $(ping --help 2>&1) in *'-p HEXBYTE'*) k=byte ;; esac; fi"
-    )
-    steps = [choose, _section("kind", "echo $k")]
+    find = f"k={kind}" if kind in _KINDS else _FIND_KIND  # asking costs a process in the very second that counts
+    steps = [find, f"n= p=; if [ $k = marked ]; then n=-n p='{marked}'; fi", _section("kind", "echo $k")]
     if public:
         steps.append(_section("public", f"ping $n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
     steps.append(_section("reserved", f"ping $p -q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
@@ -131,12 +134,15 @@ async def look_at_peer(shell: PeerShell, peer: Peer, public: str | None, reserve
     return PeerView(
         route_to_public=_read_route(sections.get(f"route {public}"), public),
         route_to_reserved=_read_route(sections.get(f"route {reserved}"), reserved),
+        kind=kind if (kind := sections.get("kind", "").strip()) in _KINDS else None,
     )
 
 
-async def refresh_peer(shell: PeerShell, peer: Peer, public: str | None, reserved: str, pattern: str) -> Echoes:
+async def refresh_peer(  # noqa: PLR0913 - named
+    shell: PeerShell, peer: Peer, public: str | None, reserved: str, *, pattern: str, kind: str | None = None
+) -> Echoes:
     """Make a peer ping the owner. Raises PeerError."""
-    sections = _read_sections(peer, await shell.run(peer, make_refresh_command(public, reserved, pattern)))
+    sections = _read_sections(peer, await shell.run(peer, make_refresh_command(public, reserved, pattern, kind)))
     return Echoes(
         public_answered=_read_ping(sections, "public", public),
         reserved_answered=_read_ping(sections, "reserved", reserved),

@@ -48,12 +48,12 @@ def busybox(tmp_path: Path) -> LocalShell:
 
 
 async def test_iputils_carries_the_pattern(dash: LocalShell) -> None:
-    echoes = await refresh.refresh_peer(dash, Peer(3, "here"), HERE, HERE, PATTERN)
+    echoes = await refresh.refresh_peer(dash, Peer(3, "here"), HERE, HERE, pattern=PATTERN)
     assert echoes == refresh.Echoes(public_answered=True, reserved_answered=True, is_marked=True)
 
 
 async def test_busybox_pings_without_it(busybox: LocalShell) -> None:
-    echoes = await refresh.refresh_peer(busybox, Peer(3, "here"), HERE, HERE, PATTERN)
+    echoes = await refresh.refresh_peer(busybox, Peer(3, "here"), HERE, HERE, pattern=PATTERN)
     assert echoes == refresh.Echoes(public_answered=True, reserved_answered=True, is_marked=False)
 
 

@@ -102,9 +102,9 @@ async def check_story(shell: refresh.PeerShell, peer: Peer) -> None:
     assert view.route_to_public is not None
     assert view.route_to_reserved is not None
     assert (view.route_to_public.source, view.route_to_reserved.is_on_link) == ("10.110.0.21", True)
-    echoes = await refresh.refresh_peer(shell, peer, PUBLIC, RESERVED, PATTERN)
+    echoes = await refresh.refresh_peer(shell, peer, PUBLIC, RESERVED, pattern=PATTERN)
     assert echoes == refresh.Echoes(public_answered=True, reserved_answered=True, is_marked=True)
-    assert (await refresh.refresh_peer(shell, peer, None, OLD, PATTERN)).reserved_answered is False
+    assert (await refresh.refresh_peer(shell, peer, None, OLD, pattern=PATTERN)).reserved_answered is False
     entry = await refresh.read_neighbour(shell, peer, RESERVED)
     assert entry is not None
     assert (entry.lladdr, entry.nud) == ("02:00:00:00:00:0c", "STALE")
@@ -159,7 +159,7 @@ async def test_a_user_who_may_not_ping_is_said(tmp_path: Path, place: Path) -> N
         door = open_door(place / "stand", SHELLS["dash"], bench, ping=ping)
         async with open_pool(bench.settings()) as pool:
             for ask in (
-                refresh.refresh_peer(Shell(pool), door.peer, PUBLIC, RESERVED, PATTERN),
+                refresh.refresh_peer(Shell(pool), door.peer, PUBLIC, RESERVED, pattern=PATTERN),
                 refresh.is_silent(Shell(pool), door.peer, OLD, PUBLIC),
             ):
                 with pytest.raises(PeerError, match="may not ping.*ping_group_range"):

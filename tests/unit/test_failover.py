@@ -119,7 +119,7 @@ def test_another_droplet_gets_no_frame_from_here() -> None:
     assert told.report.owner_after == OLD
     assert {peer.outcome for peer in told.report.peers} == {PeerOutcome.UNPROVEN}
     assert told.report.exit_code == 10
-    assert all("198.18.0.11" in command for _, _, command in told.region.commands if "ping" in command)
+    assert all("198.18.0.11" in command for _, _, command in told.region.commands if "@do-failover reserved" in command)
 
 
 @pytest.mark.parametrize("state", [VrrpState.BACKUP, VrrpState.FAULT, VrrpState.STOP, VrrpState.DELETED])
@@ -136,7 +136,7 @@ def test_superseded_while_the_action_runs_is_followed_and_then_says_nothing() ->
     assert told.report.exit_code == 11
     assert told.report.owner_after == ME  # what was sent is accounted for
     assert told.region.frames == []
-    assert not any("ping" in command for _, _, command in told.region.commands)
+    assert not any("@do-failover reserved" in command for _, _, command in told.region.commands)
 
 
 def test_superseded_while_peers_are_refreshed_ends_at_once() -> None:
@@ -221,7 +221,7 @@ def test_verify_alone_changes_nothing() -> None:
     told = tell(Region(owner=ME), event=None, steps=frozenset({"verify"}))
     assert told.region.frames == []
     assert told.region.healed == set()
-    assert not any(f" {PUBLIC} >" in command for _, _, command in told.region.commands if "ping" in command)
+    assert not any(f" {PUBLIC} >" in command for _, _, command in told.region.commands if "@do-failover reserved" in command)
     assert told.report.exit_code == 10
 
 

@@ -77,7 +77,7 @@ def test_backup_ends_a_running_failover_within_50_ms_and_the_post_is_accounted_f
 def test_backup_ends_the_refreshing_at_once() -> None:
     async def scene(daemon: Daemon) -> None:
         daemon.feed(MASTER)
-        while not any("ping" in command for _, _, command in node.region.commands):
+        while not any("@do-failover reserved" in command for _, _, command in node.region.commands):
             await asyncio.sleep(0.01)
         daemon.feed(BACKUP)
         await asyncio.sleep(0.05)
@@ -260,7 +260,7 @@ def test_all_peers_are_refreshed_now_and_then_and_only_what_changed_is_kept() ->
         await become_owner(daemon)
         node.region.commands.clear()
         await asyncio.sleep(260)
-        pinged = [host for _, host, command in node.region.commands if "-p " in command]
+        pinged = [host for _, host, command in node.region.commands if "@do-failover reserved" in command]
         assert sorted(pinged) == ["app1", "app1", "app2", "app2"]
         daemon.feed(BACKUP)
         await asyncio.sleep(1)
