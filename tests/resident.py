@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from do_failover.config import FailoverConfig
+from do_failover.config import FailoverConfig, Router
 from do_failover.daemon.daemon import Daemon
 from do_failover.daemon.memory import Memory, Process
 from do_failover.daemon.world import Newer, World
@@ -15,16 +15,19 @@ from do_failover.errors import FailoverError
 from do_failover.model import FailoverReport, Identity, Peer
 from do_failover.request import Edges
 from do_failover.retry import Backoff
-from tests.story import IP, Region, Shells
-from tests.virtual_time import VirtualClock
+from tests.story import IP, ME, OLD, Region, Shells
+from tests.virtual_time import VirtualClock, run_virtually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from do_failover.mandate import Mandate
     from do_failover.model import NotifyEvent
 
 KEEPALIVED: Process = (1000, 77)
+MASTER, BACKUP, STOP, LOWER = (f'INSTANCE "VI_1" {state} 150\n'.encode() for state in ("MASTER", "BACKUP", "STOP", "MASTER_RX_LOWER_PRI"))
+ENTRY = FailoverConfig(IP, instance="VI_1", deadline_s=20.0)
+PAIR = replace(ENTRY, routers=(Router(OLD, "10.0.0.1"), Router(ME, "10.0.0.2")))
 
 
 @dataclass
@@ -114,3 +117,24 @@ class Node:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
             del self.save
+
+
+def play(node: Node, scene: Callable[[Daemon], Awaitable[None]]) -> Node:
+    async def told() -> None:
+        async with node.daemon() as daemon:
+            await scene(daemon)
+
+    run_virtually(told())
+    assert not [sentence for sentence in node.said if "a mistake" in sentence]
+    return node
+
+
+def decisions(node: Node) -> list[str]:
+    return [str(report.decision) for report in node.reports]
+
+
+async def become_owner(daemon: Daemon, settled_s: float = 40.0) -> None:
+    daemon.feed(BACKUP)
+    await asyncio.sleep(3)
+    daemon.feed(MASTER)
+    await asyncio.sleep(settled_s)
