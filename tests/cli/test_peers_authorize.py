@@ -186,6 +186,7 @@ def test_the_shell_snippet_leaves_another_user_of_that_name_alone() -> None:
 
 def test_the_cloud_init_snippet_does_the_same() -> None:
     import yaml
+
     snippet = render(GIVEN, "cloud-init")
     assert snippet.startswith("#cloud-config\n")
     document = yaml.safe_load(snippet)
@@ -205,7 +206,7 @@ def test_the_ansible_tasks_do_the_same() -> None:
         pass
 
     Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
-    tasks = yaml.load(render(GIVEN, "ansible"), Loader=Loader)
+    tasks = yaml.load(render(GIVEN, "ansible"), Loader=Loader)  # noqa: S506 - a SafeLoader of ours
     modules = [next(key for key in task if "." in key) for task in tasks]
     assert modules == ["ansible.builtin.user", "ansible.builtin.file", "ansible.builtin.copy", "ansible.builtin.copy"]
     user, script, key = tasks[0][modules[0]], tasks[2][modules[2]], tasks[3][modules[3]]
