@@ -41,6 +41,11 @@ def _spread(row: dict[str, Any], name: str) -> str:
     return f"{write_time(found['median'])} ({write_time(found['min'])} to {write_time(found['max'])})"
 
 
+def _count(row: dict[str, Any], name: str) -> str:
+    """Say how many peers were reached, where not all were each time."""
+    return f"{row[name]['min']:g} to {row[name]['max']:g} of {row['n']} peers" if name in row else "-"
+
+
 def _tabulate_event(rows: list[dict[str, Any]]) -> Table:
     base = find_row(rows, "daemon")
     head = ["way", "event to POST: median (least to most)", "times the daemon", "own CPU, whole failover", "peak memory", "rounds"]
@@ -75,8 +80,8 @@ def _tabulate_fanout(rows: list[dict[str, Any]]) -> Table:
         *(
             [
                 row["way"],
-                write_time(median_of(row, "refreshed_s")),
-                _spread(row, "proven_s"),
+                write_time(median_of(row, "refreshed_s")) if "refreshed_s" in row else _count(row, "refreshed"),
+                _spread(row, "proven_s") if "proven_s" in row else _count(row, "proven"),
                 write_ratio(ratio_of(base, row, "proven_s")),
                 write_time(median_of(row, "returned_s")),
                 write_time(median_of(row, "cpu_s")),

@@ -39,12 +39,13 @@ _LIMIT_S = 240.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one run took: its end (CLOCK_REALTIME), CPU, peak memory, exit code."""
+    """What one run took: its end (CLOCK_REALTIME), CPU, peak memory, exit code, and what it complained of."""
 
     ended_ns: int
     cpu_s: float
     peak_octets: int | None
     exit_code: int = 0
+    trouble: str = ""
 
 
 @dataclass
@@ -138,11 +139,7 @@ class Site:
         enclosure = self.enclosures[name]
         base, began = enclosure.cpu_s(), time.time_ns()
         said = await ask(driver, "udp" if way == UDP else way)
-        cost = Cost(said["at_ns"], enclosure.cpu_s() - base, enclosure.peak_octets())
-        if said.get("errors") or said.get("witnessed", self.count) != self.count:
-            message = f"{way}: {said}"
-            raise BenchError(message)
-        return began, cost
+        return began, Cost(said["at_ns"], enclosure.cpu_s() - base, enclosure.peak_octets(), trouble="; ".join(said.get("errors", [])))
 
     def _masters_cpu_s(self) -> float:
         return self.enclosures[MASTERS].cpu_s() if self.enclosures else 0.0

@@ -10,13 +10,22 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # No database in the checkout (its owner may be somebody else), and no time limit an example: machines are noisy.
 settings.register_profile("house", database=None, deadline=None, print_blob=True)
 settings.load_profile("house")
 
 CAN_LAB = sys.platform == "linux" and os.geteuid() == 0
+
+
+@pytest.fixture(autouse=True)
+def _same_umask() -> Iterator[None]:
+    """Give the next test the umask of this one: commands that run in this process set their own."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,6 +28,7 @@ RELEASE = b"release\n"
 def main() -> int:
     """Mount the lab's tmpfs, build, play, and stay if asked to."""
     options = LabOptions.from_json(sys.argv[1])
+    os.umask(0o022)  # the nodes' own users have to read what is made here, whatever the caller's umask is
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os._exit(1))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

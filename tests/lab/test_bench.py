@@ -52,6 +52,7 @@ def test_every_case_runs_every_way(result: dict[str, Any]) -> None:
 def test_the_wire_saw_every_peer_in_every_way_and_every_cost_was_counted(result: dict[str, Any]) -> None:
     for row in result["cases"]["fanout"]["rows"]:
         (sample,) = row["samples"]
+        assert sample.get("trouble") == "", row
         assert sample["cpu_s"] > 0, row
         if row["way"] != ways.UDP:
             assert (sample["refreshed"], sample["proven"]) == (PEERS, PEERS), row

@@ -14,7 +14,7 @@ COMMAND = (sys.executable, "-m", "do_failover", "lab", "run", "--daemon", "-o", 
 @pytest.mark.root
 def test_a_run_with_the_daemon_is_well_and_its_report_is_the_daemons() -> None:
     arguments = ("--fault", "on-link", "--kill", "keepalived", "--peers", "3", "--action-time", "0.3")
-    run = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=100)
+    run = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=100, umask=0o077)
     result = json.loads(run.stdout)
     assert (run.returncode, result["problems"], result["with_daemon"], result["with_tool"]) == (0, [], True, True)
     report = result["report"]

@@ -50,3 +50,11 @@ def test_peers_that_stay_cut_off_are_shown_as_never_served() -> None:
     ((_, table),) = tables.list_tables({"whole": {"rows": [row]}})
     shown = dict(zip(table[0], table[1], strict=True))
     assert (shown["last peer served after"], shown["client served after"], shown["cut off at the end"]) == ("never", "2 s", "3")
+
+
+def test_a_way_that_did_not_reach_everybody_has_no_time_but_a_count() -> None:
+    samples = [{"proven_s": 2.0, "proven": 10, "cpu_s": 1.0}, {"proven_s": None, "proven": 8, "cpu_s": 1.0}, {"trouble": "it died"}]
+    ((_, table),) = tables.list_tables({"fanout": {"rows": [make_row("cold", samples[:2], n=10), make_row("armed", samples[2:], n=10)]}})
+    cold, armed = (dict(zip(table[0], line, strict=True)) for line in table[1:])
+    assert cold["all proven: median (least to most)"] == "8 to 10 of 10 peers"
+    assert armed["all proven: median (least to most)"] == "-"
