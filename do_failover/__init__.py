@@ -35,6 +35,7 @@
       peer_words    the lines between us and the peers' forced command
       token         where the API token comes from; peerlist: the fan-out list
       codec         the JSON of a report
+      whole_file    a file replaced as a whole
       ownership     what root writes belongs to the directory's owner
       clock, mandate  time, and the right to act, as parameters
       model, errors   frozen dataclasses and enums; the error tree

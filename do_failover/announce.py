@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from do_failover import frames
 from do_failover.errors import FailoverError, NotOwnerError
+from do_failover.model import name_droplet
 from do_failover.retry import pause
 
 if TYPE_CHECKING:
@@ -111,9 +112,8 @@ class Announcer:
 def check_ownership(reserved: ReservedIp, droplet_id: int | None) -> None:
     """Raise NotOwnerError unless the API names this Droplet as the owner: frames leave only from there."""
     if reserved.droplet_id != droplet_id:
-        owner = "no Droplet" if reserved.droplet_id is None else f"Droplet {reserved.droplet_id}"
         msg = (
-            f"{owner} owns {reserved.address}, not this Droplet {droplet_id}: nothing is announced from here; "
+            f"{name_droplet(reserved.droplet_id)} owns {reserved.address}, not this Droplet {droplet_id}: nothing is announced from here; "
             f"move it first with: do-failover assign {reserved.address}"
         )
         raise NotOwnerError(msg)

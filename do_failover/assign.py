@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from do_failover.errors import ConfigError, PermanentError, TemporaryError
 from do_failover.mandate import Mandate
-from do_failover.model import Action, ActionStatus, Refusal, ReservedIp
+from do_failover.model import Action, ActionStatus, Refusal, ReservedIp, name_droplet
 from do_failover.retry import Attempts, Backoff, call_with_retries, pause
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ class AssignRecord:
         if latest is None and self.posts == 0:
             return "the owner could not be read"
         if latest is not None and self.posts == 0:
-            return f"owner {_name(latest)}; nothing was sent"
-        before = f"owner was {_name(self.before)}; " if self.before is not None else ""
+            return f"owner {name_droplet(latest.droplet_id)}; nothing was sent"
+        before = f"owner was {name_droplet(self.before.droplet_id)}; " if self.before is not None else ""
         times = "one assign was sent" if self.posts == 1 else f"{self.posts} assigns were sent"
         fate = "" if self.last_action is not None else ", the last without an answer"
-        after = f"owner is {_name(latest)}" if latest is not None else "the owner could not be read since"
+        after = f"owner is {name_droplet(latest.droplet_id)}" if latest is not None else "the owner could not be read since"
         return f"{before}{times}{fate}; {after}"
 
 
@@ -206,7 +206,7 @@ class _Assign:
     def _check_that_it_stays(self, current: ReservedIp) -> None:
         """Ours, and locked by an action that is not ours: it may still move it away, so it is waited for."""
         if current.is_locked and self.record.posts == 0 and self.deadline.remaining_s() > _POST_NEEDS_S:
-            msg = f"{current.address} belongs to {_name(current)} already, and is locked by an action that may still move it"
+            msg = f"{current.address} is {name_droplet(current.droplet_id)}'s already, and is locked by an action that may still move it"
             raise TemporaryError(msg, kind="locked")
 
     async def _wait_for_what_may_land(self, current: ReservedIp) -> None:
@@ -225,7 +225,7 @@ class _Assign:
             self.may_land = False
             return
         what = f"is locked by {newest}" if newest is not None else "may still get the last assign, which can't be followed"
-        msg = f"{self.goal.address} {what}, and its owner is {_name(current)}"
+        msg = f"{self.goal.address} {what}, and its owner is {name_droplet(current.droplet_id)}"
         raise TemporaryError(msg, kind="locked")
 
     async def post_and_settle(self) -> ReservedIp:
@@ -292,7 +292,7 @@ class _Assign:
         self.mandate.check()
         if ended is not None and current is not None:
             await self._check_rival(ended, current)
-        owner = _name(current) if current is not None else "unknown"
+        owner = name_droplet(current.droplet_id) if current is not None else "unknown"
         msg = f"{what}, but the owner of {self.goal.address} is {owner}, not Droplet {self.goal.target}"
         raise self._note(msg, cause)
 
@@ -321,19 +321,19 @@ class _Assign:
 
     async def _check_rival(self, ended: Action, current: ReservedIp) -> None:
         """Two masters never fight (I6): an IP that was moved away again is taken back once for each MASTER event."""
-        contest, address = self.goal.contest, self.goal.address
+        contest, address, owner = self.goal.contest, self.goal.address, name_droplet(current.droplet_id)
         newest = await self._read_newest()
         contest.losses += newest is not None and newest.id > ended.id
         if contest.losses > 1:
             msg = (
-                f"{address} was moved to {_name(current)} again by {newest} after it had come here: somebody else wants it; "
+                f"{address} was moved to {owner} again by {newest} after it had come here: somebody else wants it; "
                 f"it is not taken back without a new VRRP event"
             )
             raise PermanentError(msg, kind="owner_changed")
         contest.unexplained += newest is None and ended.status is ActionStatus.COMPLETED
         if newest is None and contest.unexplained > _UNEXPLAINED_MOST:
             msg = (
-                f"{contest.unexplained} actions that completed left {address} with {_name(current)}: somebody else wants it, or "
+                f"{contest.unexplained} actions that completed left {address} with {owner}: somebody else wants it, or "
                 f"the API's actions have no effect (it lists none that could tell); it is left there until a new VRRP event"
             )
             raise PermanentError(msg, kind="owner_changed")
@@ -381,7 +381,3 @@ class _Assign:
 
     def _call_s(self) -> float:
         return max(0.5, min(_CALL_S, self._limit().remaining_s()))
-
-
-def _name(current: ReservedIp) -> str:
-    return "no Droplet" if current.droplet_id is None else f"Droplet {current.droplet_id}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOCK_MOST_S = 0.3  # it is held for one small read and one small write
-_START_TICKS = 19  # field 22 of /proc/PID/stat, counted after the command's closing parenthesis
+_STATE, _START_TICKS = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command's closing parenthesis
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,12 +71,12 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def read_order(pid: int) -> ProcessOrder | None:
-    """Return a live process's order; None when there is no such process."""
+    """Return a live process's order; None when there is no such process, or only its zombie."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return ProcessOrder(int(text.rpartition(")")[2].split()[_START_TICKS]), pid)
+    return None if fields[_STATE] in {"Z", "X"} else ProcessOrder(int(fields[_START_TICKS]), pid)
 
 
 def read_age_s(pid: int) -> float:

@@ -21,6 +21,7 @@ import msgspec
 
 from do_failover.errors import ConfigError
 from do_failover.foreign import parse_unicast
+from do_failover.model import NotifyEvent, NotifyType, VrrpState
 
 DEFAULT_PATH = Path("/etc/do-failover/config.toml")
 
@@ -66,6 +67,15 @@ class FailoverConfig:
     def vrrp_name(self) -> str | None:
         """Return keepalived's name, of the instance or of the group."""
         return self.instance if self.instance is not None else self.group
+
+    @property
+    def vrrp_type(self) -> NotifyType:
+        """Return of which of the two that name is."""
+        return NotifyType.INSTANCE if self.instance is not None else NotifyType.GROUP
+
+    def make_event(self, state: VrrpState) -> NotifyEvent:
+        """Return what keepalived would say of that name."""
+        return NotifyEvent(self.vrrp_type, self.vrrp_name or "", state)
 
 
 @dataclass(frozen=True, slots=True)

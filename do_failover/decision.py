@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from do_failover.model import Decision, DecisionKind, VrrpState
+from do_failover.model import Decision, DecisionKind, VrrpState, name_droplet
 
 if TYPE_CHECKING:
     from do_failover.model import NotifyEvent
@@ -29,7 +29,6 @@ UNKNOWN: Final = Unknown()
 Owner = int | None | Unknown
 
 _LETS_GO = {VrrpState.BACKUP, VrrpState.FAULT, VrrpState.STOP, VrrpState.DELETED}
-_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
 
 
 def decide(event: NotifyEvent | None, *, owner: Owner, target: int | None, evidence: str | None = None) -> Decision:
@@ -43,7 +42,7 @@ def decide(event: NotifyEvent | None, *, owner: Owner, target: int | None, evide
         why = f"{why}, and {evidence}"
     if state in _LETS_GO:
         return Decision(DecisionKind.IGNORE, f"{why}: nothing is assigned, and the reserved IP is never released")
-    if state in _PRIORITIES:
+    if state is not None and state.is_of_priority:
         return Decision(DecisionKind.IGNORE, f"{why}: a priority changed, not the state")
     if target is not None and owner == target:
         return Decision(DecisionKind.ALREADY_OWNER, f"{why}, and the API says that Droplet {target} owns the IP already")
@@ -63,4 +62,4 @@ def decide_step(steps: str, *, owner: Owner, target: int | None) -> Decision:
 def _describe_owner(owner: Owner) -> str:
     if isinstance(owner, Unknown):
         return ""
-    return ", and no Droplet owns the IP" if owner is None else f", and Droplet {owner} owns the IP"
+    return f", and {name_droplet(owner)} owns the IP"

@@ -21,7 +21,7 @@ from do_failover.clock import Deadline
 from do_failover.decision import UNKNOWN, Owner, decide, decide_step
 from do_failover.errors import ConfigError, DeadlineError, FailoverError, PeerError, PermanentError, SupersededError, TemporaryError
 from do_failover.heal import Healer, cancel_all
-from do_failover.model import Decision, DecisionKind, FailoverReport, Identity, Peer, ReservedIp
+from do_failover.model import Decision, DecisionKind, FailoverReport, Identity, Peer, ReservedIp, name_droplet
 from do_failover.report import Draft
 from do_failover.retry import Attempts, call_with_retries, finish_or_stop
 
@@ -320,7 +320,7 @@ class _Story:
                 stage.detail = f"{reached} of {len(self.evidence)} peers were made to ping {self.public or 'nothing'} and {self.address}"
 
     def _describe_proof(self) -> str:
-        owner = f"owner is {_name(self.draft.owner_after)}"
+        owner = f"owner is {name_droplet(self.draft.owner_after)}"
         if not self.looks:
             return f"{owner}; no peer was asked"
         seen = sum(evidence.is_witnessed for evidence in self.evidence)
@@ -352,7 +352,7 @@ class _Story:
         self.draft.owner_after = reserved.droplet_id
         if reserved.droplet_id != self.target:
             msg = (
-                f"the owner changed to {_name(reserved.droplet_id)} while the peers were refreshed: somebody moved "
+                f"the owner changed to {name_droplet(reserved.droplet_id)} while the peers were refreshed: somebody moved "
                 f"{self.address}; it is not taken back without a new VRRP event"
             )
             raise PermanentError(msg, kind="owner_changed")
@@ -363,7 +363,3 @@ def _require_droplet_id(droplet_id: int | None) -> int:
         msg = "the metadata service names no Droplet id, and digitalocean.droplet_id is not set: this Droplet is unknown"
         raise ConfigError(msg, kind="identity")
     return droplet_id
-
-
-def _name(droplet_id: int | None) -> str:
-    return "no Droplet" if droplet_id is None else f"Droplet {droplet_id}"

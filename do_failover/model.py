@@ -29,6 +29,11 @@ class VrrpState(StrEnum):
     MASTER_PRIORITY = "MASTER_PRIORITY"
     BACKUP_PRIORITY = "BACKUP_PRIORITY"
 
+    @property
+    def is_of_priority(self) -> bool:
+        """Whether it is news of a number only, which supersedes nothing."""
+        return self in {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
+
 
 @dataclass(frozen=True, slots=True)
 class NotifyEvent:
@@ -43,6 +48,11 @@ class NotifyEvent:
         """Write the event as keepalived would on its FIFO."""
         priority = "" if self.priority is None else f" {self.priority}"
         return f'{self.type} "{self.name}" {self.state}{priority}'
+
+
+def name_droplet(droplet_id: int | None) -> str:
+    """Name an owner in a sentence."""
+    return "no Droplet" if droplet_id is None else f"Droplet {droplet_id}"
 
 
 class DecisionKind(StrEnum):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from do_failover.errors import FailoverError, PeerError, RefusedError
+from do_failover.model import name_droplet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +65,7 @@ async def check_api(api: Api, entry: FailoverConfig, me: Identity | None) -> lis
         return [explain(name, error)]
     if not seen.is_owner_visible:
         return [Check(name, Result.BAD, "the API hides the owner", "give the token the scope droplet:read", RefusedError.exit_code)]
-    owner = "no Droplet" if seen.droplet_id is None else f"Droplet {seen.droplet_id}"
-    checks = [Check(name, Result.GOOD, f"the token is accepted; the owner is {owner}")]
+    checks = [Check(name, Result.GOOD, f"the token is accepted; the owner is {name_droplet(seen.droplet_id)}")]
     if me is not None and me.region is not None and seen.region is not None and me.region != seen.region:
         sentence = f"it is of region {seen.region}, this Droplet of {me.region}: it can never be assigned here"
         checks.append(Check(name, Result.BAD, sentence, "correct reserved_ip", 6))

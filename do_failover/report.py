@@ -22,6 +22,7 @@ from do_failover.model import (
     PeerResult,
     ReportError,
     Stage,
+    name_droplet,
 )
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def render_lines(report: FailoverReport) -> list[Line]:
 
 def describe_outcome(report: FailoverReport) -> str:
     """Return the one sentence that matters."""
-    owner = "no Droplet" if report.owner_after is None else f"Droplet {report.owner_after}"
+    owner = name_droplet(report.owner_after)
     where = "this Droplet" if report.owner_after is not None and report.owner_after == report.droplet_id else owner
     if report.decision is DecisionKind.IGNORE:
         return f"{report.reserved_ip}: nothing to do"

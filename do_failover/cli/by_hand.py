@@ -156,7 +156,7 @@ def _print(report: FailoverReport, output: str) -> int:
 
 def _warn_of_vrrp(claims: Claims | None, entry: FailoverConfig, steps: frozenset[str]) -> list[str]:
     """Warn that VRRP and the person are at odds: the next VRRP event may move the IP again."""
-    kind = "INSTANCE" if entry.instance is not None else "GROUP"
+    kind = entry.vrrp_type
     state = claims.read_claim(kind, entry.vrrp_name or "") if claims is not None else None
     if "assign" not in steps or state is None or state is VrrpState.MASTER:
         return []

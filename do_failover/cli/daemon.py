@@ -166,7 +166,7 @@ class _Service:
             self.notice.tell("RELOADING=1", f"MONOTONIC_USEC={int(self.outside.clock.now() * 1e6)}")
             try:
                 await self._take_new_configuration()
-            except Exception:
+            except Exception:  # whatever it is: the manager waits for READY=1, and the daemon goes on with what it has
                 self.outside.log.exception("a mistake in do-failover: the reload failed half way; restart the daemon")
             finally:
                 self.notice.tell("READY=1")

@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,7 @@ from do_failover.cli.output import print_json, warn
 from do_failover.config import DEFAULT_PATH
 from do_failover.errors import PermanentError, RefusedError
 from do_failover.foreign import parse_unicast
+from do_failover.whole_file import write_whole
 
 SHIM = Path("/usr/lib/do-failover/do-failover-notify")
 _UNIT = Path("/etc/systemd/system/do-failover.service")
@@ -197,8 +197,8 @@ def _write(file: _File, directory: Path, *, is_forced: bool, is_dry: bool) -> _R
         if not is_dry and state in {"written", "replaced"}:
             _make_directories(path.parent)
             if state == "replaced":
-                _put(path.with_name(f"{path.name}.old"), path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
-            _put(path, data, file.mode)
+                write_whole(path.with_name(f"{path.name}.old"), path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+            write_whole(path, data, file.mode)
     except OSError as error:
         msg = f"{path}: {error.strerror}; it and what follows it was not written; run it as root, or name another place (--directory)"
         if isinstance(error, PermissionError):
@@ -213,20 +213,6 @@ def _make_directories(directory: Path) -> None:
     for path in reversed(missing):
         path.mkdir()
         path.chmod(0o755)
-
-
-def _put(path: Path, data: bytes, mode: int) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _list_steps(path: Path, *, has_systemd: bool, is_filled: bool) -> list[str]:

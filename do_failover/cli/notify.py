@@ -50,7 +50,6 @@ _NO_PRIORITY = (
     "called without a priority, which keepalived's `notify` always passes: by notify_master alone nobody says that mastership "
     "was lost, and a failover that still runs could take the IP back; use notify, or the daemon"
 )
-_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}  # news of a number: it supersedes nothing
 
 
 @click.command(context_settings=HELP, epilog="Example: do-failover notify INSTANCE VI_1 MASTER 150")
@@ -137,7 +136,7 @@ def find_entries(config: Config, event: NotifyEvent) -> tuple[FailoverConfig, ..
 
 def _enter(claims: Claims | None, event: NotifyEvent, entries: tuple[FailoverConfig, ...], nits: list[str]) -> Latest | None:
     """Make this event the newest of its name; return a newer one that is here already."""
-    if claims is None or event.state in _PRIORITIES:
+    if claims is None or event.state.is_of_priority:
         return None
     try:
         return claims.enter(event, tuple(entry.reserved_ip for entry in entries))

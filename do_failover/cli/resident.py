@@ -25,7 +25,7 @@ from do_failover.daemon.world import Newer, Order, World
 from do_failover.discovery import locate_discovery, save_discovery
 from do_failover.do_metadata import read_identity
 from do_failover.errors import FailoverError
-from do_failover.model import NotifyEvent, NotifyType, VrrpState
+from do_failover.model import NotifyEvent, VrrpState
 from do_failover.report import make_log_line
 from do_failover.request import Edges
 from do_failover.ssh import ArmedPeers
@@ -249,8 +249,7 @@ class Outside:
     def _read_newer(self, entry: FailoverConfig, order: Order) -> Newer | None:
         if self.claims is None:
             return None
-        kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
-        latest = self.claims.read_latest(NotifyEvent(kind, entry.vrrp_name or "", VrrpState.STOP))
+        latest = self.claims.read_latest(entry.make_event(VrrpState.STOP))
         move = self.claims.read_manual_move(entry.reserved_ip)
         # What a daemon entered is in a daemon's own memory, where it counts for one keepalived only.
         is_news = latest is not None and not latest.is_daemon

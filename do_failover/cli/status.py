@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import print_json, warn
 from do_failover.cli.wiring import make_api, read_identity
 from do_failover.errors import FailoverError, NotOwnerError
-from do_failover.model import VrrpState
+from do_failover.model import VrrpState, name_droplet
 
 if TYPE_CHECKING:
     from do_failover.config import Config, FailoverConfig
@@ -97,19 +98,19 @@ async def _read_row(config: Config, entry: FailoverConfig, me: int | None, known
 
 
 def _read_claim(config: Config, entry: FailoverConfig) -> VrrpState | None:
+    run_dir = Path(config.paths.run_dir)
+    if not os.access(run_dir, os.X_OK):  # looking makes nothing: the directory belongs to the daemon's user
+        return None
     try:
-        claims = Claims(Path(config.paths.run_dir))
+        return Claims(run_dir).read_claim(entry.vrrp_type, entry.vrrp_name or "")
     except FailoverError:
         return None
-    return claims.read_claim("INSTANCE" if entry.instance is not None else "GROUP", entry.vrrp_name or "")
 
 
 def _find_odds(claim: str | None, owner: int | None, me: int) -> str | None:
     """Say in one sentence what does not fit; None where all fits."""
     if claim == VrrpState.MASTER and owner != me:
-        return (
-            f"VRRP says MASTER here, and the API names {'no Droplet' if owner is None else f'Droplet {owner}'} as owner: do-failover assign"
-        )
+        return f"VRRP says MASTER here, and the API names {name_droplet(owner)} as owner: do-failover assign"
     if claim not in {None, VrrpState.MASTER} and owner == me:
         return f"VRRP says {claim} here, and the API still names this Droplet as owner: look at the other load balancer"
     return None
@@ -124,8 +125,7 @@ def _find_exit_code(rows: list[dict[str, Any]]) -> int:
 def _print(rows: list[dict[str, Any]], daemon: dict[str, Any] | None) -> None:
     for row in rows:
         is_bad = row["error"] is not None or row["at_odds"] is not None
-        owner = f"Droplet {row['owner']}" if row["owner"] is not None else "no Droplet"
-        whose = "this Droplet" if row["is_owner"] else owner
+        whose = "this Droplet" if row["is_owner"] else name_droplet(row["owner"])
         colour = "red" if is_bad else "green" if row["is_owner"] else None
         shown = whose if row["error"] is None else "unknown"
         head = f"{row['reserved_ip']}  owner: {shown}  VRRP {row['instance']}: {row['claim'] or 'unknown'}"

@@ -21,7 +21,7 @@ from do_failover.cli.output import open_log
 from do_failover.cli.wiring import make_api, make_edges
 from do_failover.errors import FailoverError, InterruptedByPersonError, TemporaryError
 from do_failover.mandate import Mandate
-from do_failover.model import NotifyEvent, NotifyType, Stage, VrrpState
+from do_failover.model import NotifyEvent, Stage, VrrpState
 from do_failover.report import make_log_line
 from do_failover.request import ALL_STEPS, Request
 from do_failover.rounds import run_rounds
@@ -109,8 +109,7 @@ async def _tell_one(
         if claims is not None and story.to_droplet is not None and report.owner_after not in {None, report.droplet_id}:
             _note_manual_move(claims, report, log)
 
-    kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
-    awaited = story.event or NotifyEvent(kind, entry.vrrp_name or "", VrrpState.MASTER)
+    awaited = story.event or entry.make_event(VrrpState.MASTER)
     watching = asyncio.create_task(_watch_claims(claims, awaited, mandate, is_manual=story.event is None))
     try:
         return await run_rounds(
@@ -159,8 +158,7 @@ async def _take_turn(
     claims: Claims, entry: FailoverConfig, event: NotifyEvent | None, mandate: Mandate, log: logging.Logger
 ) -> Turn | None:
     """Wait until no other process runs a failover of this IP; a newer event revokes the mandate; a person's patience ends."""
-    kind = NotifyType.INSTANCE if entry.instance is not None else NotifyType.GROUP
-    awaited = event or NotifyEvent(kind, entry.vrrp_name or "", VrrpState.MASTER)
+    awaited = event or entry.make_event(VrrpState.MASTER)
     is_manual = event is None
     limit = time.monotonic() + entry.deadline_s
     has_said = False

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from do_failover.mandate import Mandate
     from do_failover.model import FailoverReport, Peer
 
-_PRIORITIES = {VrrpState.MASTER_PRIORITY, VrrpState.BACKUP_PRIORITY}
 _UNKNOWN_MOST = 64
 _END_POLL_S = 0.05
 _END_S = 12.0  # what was sent is followed for 10 s at most
@@ -75,7 +74,7 @@ class Daemon:
         for item in heard:
             event = item.event
             name = f"{event.type} {event.name}"
-            if event.state in _PRIORITIES or not self._counts(item, name):
+            if event.state.is_of_priority or not self._counts(item, name):
                 continue
             if event.state is VrrpState.MASTER_RX_LOWER_PRI:
                 newest[name] = [*[old for old in newest.get(name, []) if old.state is not event.state], event]
@@ -121,8 +120,7 @@ class Daemon:
     def _stop_keeper(self, keeper: Keeper, why: str) -> None:
         if keeper.standing.claim in {None, VrrpState.STOP, VrrpState.DELETED}:
             return
-        kind = NotifyType.INSTANCE if keeper.entry.instance is not None else NotifyType.GROUP
-        event = NotifyEvent(kind, keeper.entry.vrrp_name or "", VrrpState.STOP)
+        event = keeper.entry.make_event(VrrpState.STOP)
         self.world.say(f"{keeper.entry.reserved_ip}: {why}")
         keeper.hear(event, why)
         self._register(event, keeper)

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from do_failover.claims import read_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from do_failover.clock import Clock
     from do_failover.daemon.memory import Process
 
 _EVERY_S = 1.0
-_STATE, _START_TICKS = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command's closing parenthesis
 
 
 def find_keepalived(pid_file: Path) -> Process | None:
     """Return the running process that the pid file names."""
     try:
-        pid = int(pid_file.read_text())
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[_STATE] in {"Z", "X"} else (int(fields[_START_TICKS]), pid)
-    except (OSError, ValueError, IndexError):
+        order = read_order(int(pid_file.read_text()))
+    except (OSError, ValueError):
         return None
+    return (order.start_ticks, order.pid) if order is not None else None
 
 
 def _is_there(path: Path) -> bool:

@@ -14,7 +14,7 @@ from do_failover.daemon.due import NEVER, DuePeers
 from do_failover.daemon.memory import Intent, Kept
 from do_failover.daemon.table import Choice, Evidence, View
 from do_failover.decision import UNKNOWN, Owner, Unknown
-from do_failover.model import FailoverReport, NotifyEvent, ReservedIp, VrrpState
+from do_failover.model import FailoverReport, NotifyEvent, ReservedIp, VrrpState, name_droplet
 
 if TYPE_CHECKING:
     from do_failover.config import FailoverConfig
@@ -104,7 +104,7 @@ class Standing:
             self._take_intent(self._find_intent(before, seen.droplet_id))
         self.due.forget()
         if self.claim is VrrpState.MASTER and before == self.me:
-            return f"it went away from this Droplet: its owner is {_name(seen.droplet_id)}"
+            return f"it went away from this Droplet: its owner is {name_droplet(seen.droplet_id)}"
         return None
 
     def _find_intent(self, before: Owner, owner: int | None) -> Intent | None:
@@ -260,8 +260,4 @@ def recall(entry: FailoverConfig, kept: Kept | None, now: float) -> Standing:
 
 
 def _moved_by_hand(droplet_id: int | None, how: str = "") -> Intent:
-    return Intent(droplet_id, f"a person moved it to {_name(droplet_id)} by hand{how}: left there until a new VRRP event")
-
-
-def _name(droplet_id: int | None) -> str:
-    return "no Droplet" if droplet_id is None else f"Droplet {droplet_id}"
+    return Intent(droplet_id, f"a person moved it to {name_droplet(droplet_id)} by hand{how}: left there until a new VRRP event")

@@ -10,11 +10,8 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -22,8 +19,11 @@ import asyncssh
 from do_failover.errors import ConfigError, PermanentError, RefusedError
 from do_failover.ssh.dial import find_addresses, open_socket
 from do_failover.ssh.sentences import Target, clean, describe_timeout, say
+from do_failover.whole_file import write_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from do_failover.model import Peer
     from do_failover.ssh.settings import SshSettings
 
@@ -104,17 +104,7 @@ def save_known_hosts(path: Path, known: KnownHosts) -> None:
     place = path.resolve()
     data = "".join(f"{line}\n" for line in known.lines).encode(errors="surrogateescape")
     try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), _MODE)
-                os.fsync(file.fileno())
-            Path(name).replace(place)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(place, data, _MODE)
     except OSError as error:
         raise _describe_file(path, error, "written") from None
 
