@@ -2,6 +2,7 @@
 
 Guarantees: a stored claim counts only within the same boot and for the same keepalived, by pid and
 start time: another keepalived says BACKUP first, and a claim of its forerunner would steal the IP.
+A field may be added with a default, and its type never changed: a file that can't be read is no memory.
 Times are CLOCK_MONOTONIC, which goes on within a boot. Not guaranteed: that a power cut keeps it;
 nothing is synced, because nothing of it counts after a boot.
 """

@@ -28,7 +28,7 @@ from requests.adapters import HTTPAdapter
 from do_failover import __version__
 from do_failover.do_api.answers import read_error
 from do_failover.errors import ConfigError, TemporaryError
-from do_failover.threads import run_in_thread
+from do_failover.threads import KeptThread, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,6 +98,7 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         self._prepared: dict[tuple[str, str, str], requests.PreparedRequest] = {}
         self._abandoned = threading.Event()
         self._pid = os.getpid()
+        self._thread = KeptThread()
         self._session = self._open_session()
 
     def _open_session(self) -> requests.Session:
@@ -113,7 +114,6 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
         A token that is refused (401) or at its limit (429) is followed by the next one at once: neither had an effect.
         """
         session, abandoned = self._session, self._abandoned  # what comes after a time-out is another call's
-        self._check_ca_file()
         tokens = self._tokens.read()
         limited: requests.Response | None = None
         for number in range(len(tokens)):
@@ -174,6 +174,7 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
             )
             status = answer.status_code
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            self._check_ca_file()  # only now: a connection that stands was verified when it was made
             has_begun = adapter.has_begun if isinstance(adapter, _Adapter) else True
             raise _explain_network(method, path, error, has_begun=has_begun) from None
         finally:
@@ -195,22 +196,24 @@ class Transport(BaseAPI):  # type: ignore[misc] # python-digitalocean has no typ
     async def call(self, function: Callable[[], T], timeout_s: float) -> T:
         """Run a blocking function of this transport in a thread, for at most that long."""
         if self._pid != os.getpid():  # a fork: parent and child must not share a connection
-            self._pid, self._session = os.getpid(), self._open_session()
+            self._pid, self._session, self._thread = os.getpid(), self._open_session(), KeptThread()
         self._budget_s = max(0.05, timeout_s)
         try:
             # Not wait_for: Python 3.11's swallows a cancel that comes in the turn of the result.
             async with asyncio.timeout(self._budget_s + _GRACE_S):
-                return await run_in_thread(function)
+                return await run_in_thread(function, self._thread)
         except TimeoutError:
             self._abandoned.set()
             self._abandoned = threading.Event()
             self._session = self._open_session()
+            self._thread.close()  # it ends with the abandoned call
             msg = f"the API did not finish its answer within {timeout_s:.1f} s; it may be overloaded or unreachable from here"
             raise TemporaryError(msg, kind="timeout", may_have_landed=True) from None
 
     def close(self) -> None:
         """Close the kept connection."""
         self._session.close()
+        self._thread.close()
 
 
 def _is_nearly_limited(headers: Mapping[str, str]) -> bool:

@@ -280,9 +280,10 @@ async def test_a_post_that_was_given_up_is_not_sent_later(tmp_path: Path, monkey
             return connection
 
         monkeypatch.setattr(dialling, "create_connection", slow)
+        before = set(threading.enumerate())
         with pytest.raises(TemporaryError):
             await api.post_assign(IP, 2, 0.2)
-        worker = next(thread for thread in threading.enumerate() if thread.name == "beside-the-loop")
+        worker = next(thread for thread in threading.enumerate() if thread.name == "beside-the-loop" and thread not in before)
         may_go_on.set()
         await asyncio.to_thread(worker.join)
         assert has_ended.is_set()

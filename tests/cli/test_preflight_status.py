@@ -32,6 +32,7 @@ async def test_status_tells_owner_claim_and_odds_with_and_without_a_daemon(tmp_p
         alone = await cli_process.run(region, "status", "-c", str(config))
         assert alone.code == 7
         assert "no daemon runs here" in alone.out
+        assert not (tmp_path / "run").exists(), "looking makes nothing"
         async with running(region) as daemon:
             daemon.say(b'INSTANCE "VI_1" MASTER 150\n')
             await daemon.wait_for_report()

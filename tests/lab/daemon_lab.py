@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from do_failover.lab.errors import LabError
-from do_failover.lab.handle import LabHandle, LabState
+from do_failover.lab.handle import LabHandle, LabState, standing_lab
+from do_failover.lab.options import LabOptions
 
 BALANCERS = ("lb1", "lb2")
 DROPLET = {"lb1": 1, "lb2": 2, "spare": 2001}
@@ -17,6 +18,15 @@ PROGRAM = "/run/lab/do-failover"
 ACTION_S = 0.3
 CREATED = 201
 Status = dict[str, Any]
+
+
+@contextlib.asynccontextmanager
+async def quick_lab(peers: int, settings: str) -> AsyncIterator[LabHandle]:
+    """A standing lab with both daemons, on these settings of [[failover]]: stories don't wait for real life's durations."""
+    async with standing_lab(LabOptions(peers=peers, action_time_s=ACTION_S, with_daemon=True)) as handle:
+        for name in BALANCERS:
+            await reload_with(handle, name, settings)
+        yield handle
 
 
 def find_master(state: LabState) -> str | None:

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from do_failover.lab.handle import LabHandle, standing_lab
-from do_failover.lab.options import LabOptions
+from do_failover.lab.handle import LabHandle
 from tests.lab.daemon_lab import (
     ACTION_S,
-    BALANCERS,
     DROPLET,
     acts,
     come_to_rest,
@@ -19,7 +17,7 @@ from tests.lab.daemon_lab import (
     other_of,
     poll,
     posts,
-    reload_with,
+    quick_lab,
     run_here,
     wait_for_keeper,
 )
@@ -32,9 +30,7 @@ QUICK = "settle_s = 2\nguard_s = 3\ncool_off_s = 2\ngarp_interval_s = 0.05\n"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def standing() -> AsyncIterator[LabHandle]:
-    async with standing_lab(LabOptions(peers=PEERS, action_time_s=ACTION_S, with_daemon=True)) as handle:
-        for name in BALANCERS:
-            await reload_with(handle, name, QUICK)
+    async with quick_lab(PEERS, QUICK) as handle:
         yield handle
 
 

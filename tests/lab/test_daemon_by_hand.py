@@ -12,8 +12,7 @@ import pytest
 import pytest_asyncio
 
 from do_failover.lab import files
-from do_failover.lab.handle import LabHandle, standing_lab
-from do_failover.lab.options import LabOptions
+from do_failover.lab.handle import LabHandle
 from tests.lab.daemon_lab import (
     ACTION_S,
     BALANCERS,
@@ -25,7 +24,7 @@ from tests.lab.daemon_lab import (
     other_of,
     poll,
     posts,
-    reload_with,
+    quick_lab,
     run_here,
     send_reload,
     wait_for_keeper,
@@ -50,9 +49,7 @@ DAEMON = "$(cat /run/do-failover/daemon.lock)"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def standing() -> AsyncIterator[LabHandle]:
-    async with standing_lab(LabOptions(peers=PEERS, action_time_s=ACTION_S, with_daemon=True)) as handle:
-        for name in BALANCERS:
-            await reload_with(handle, name, "settle_s = 0.1\nguard_s = 3\ngarp_interval_s = 0.05\n")
+    async with quick_lab(PEERS, "settle_s = 0.1\nguard_s = 3\ngarp_interval_s = 0.05\n") as handle:
         yield handle
 
 

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from do_failover.daemon.daemon import Daemon
 
 
+def lose(node: Node) -> None:
+    """The IP goes to the other router, by an action that is younger than ours."""
+    node.region.owner, node.region.newest_action_id = OLD, 100
+
+
 @pytest.mark.parametrize("entry", [ENTRY, PAIR])
 def test_lost_while_settling_it_is_taken_back_once_and_then_left(entry: FailoverConfig) -> None:
     async def scene(daemon: Daemon) -> None:
         await become_owner(daemon, settled_s=5)
         for _ in range(3):
-            node.region.owner, node.region.newest_action_id = OLD, 100
+            lose(node)
             await asyncio.sleep(20)
 
     node = Node(Region(), entry=entry)
@@ -36,7 +41,7 @@ def test_lost_while_settling_it_is_taken_back_once_and_then_left(entry: Failover
 def test_after_settling_only_evidence_takes_it_back() -> None:
     async def scene(daemon: Daemon) -> None:
         await become_owner(daemon)
-        node.region.owner, node.region.newest_action_id = OLD, 100
+        lose(node)
         await asyncio.sleep(300)
         assert node.region.owner == OLD
         node.region.owner_status = "off"
@@ -69,7 +74,7 @@ def test_an_older_action_that_landed_late_is_evidence_at_any_time_but_once() -> 
 def test_a_silent_owner_is_evidence_when_most_peers_hear_us(silent: set[str], is_taken: bool) -> None:
     async def scene(daemon: Daemon) -> None:
         await become_owner(daemon)
-        node.region.owner, node.region.newest_action_id = OLD, 100
+        lose(node)
         node.region.silent = frozenset(silent)
         await asyncio.sleep(70)
 
@@ -138,7 +143,7 @@ def test_lower_priorities_are_debounced_and_lead_to_making_sure() -> None:
 def test_a_lower_priority_takes_a_stolen_ip_back() -> None:
     async def scene(daemon: Daemon) -> None:
         await become_owner(daemon)
-        node.region.owner, node.region.newest_action_id = OLD, 100
+        lose(node)
         await asyncio.sleep(40)
         assert node.region.owner == OLD
         daemon.feed(LOWER)
