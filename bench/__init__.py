@@ -12,6 +12,7 @@
       driver      do-failover's own code in a load balancer of the lab, waiting for its go
       ways        the ways to reach all peers, each waiting for its go
       floor       the same exchange over UDP
+      pings       the peers' pings alone
       wire        when whose ping arrived at a load balancer, by the kernel's time stamps
       costs       CPU and peak memory of one way's own processes, by a cgroup
       process     a process of the bench's own, and its lines

@@ -40,7 +40,7 @@ def choose_ways(count: int) -> list[str]:
     """Return the ways that are worth their time with that many peers."""
     missing = w.find_missing()
     theirs = [way for way in w.THEIRS if way not in missing and (way != w.SERIAL or count <= _SERIAL_MOST)]
-    return [*w.OURS, *(theirs if count <= _THEIRS_MOST else []), w.UDP]
+    return [*w.OURS, *(theirs if count <= _THEIRS_MOST else []), w.UDP, w.PINGS]
 
 
 async def run_case(counts: Sequence[int], rounds: dict[int, int], say: Say) -> dict[str, Any]:
@@ -62,9 +62,10 @@ async def _open_sites(lab: LabHandle, plan: Plan) -> AsyncIterator[tuple[list[Si
     async with contextlib.AsyncExitStack() as stack:
         state = await lab.state()
         sites = []
+        pids = [str(state.nodes[peer.name]) for peer in plan.peers]
         for host in plan.balancers:
             wire = stack.enter_context(Wire(f"/proc/{lab.pid}/root/proc/{state.nodes[host.name]}/ns/net", host.public, host.anchor))
-            sites.append(Site(lab, host.name, host.public, plan.reserved_ip, await lab.enter(host.name), wire))
+            sites.append(Site(lab, host.name, host.public, plan.reserved_ip, await lab.enter(host.name), wire, pids))
         await _start_floor(stack, lab, plan, state.nodes)
         yield sites, plan
 

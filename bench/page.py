@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import svg, tables
 from bench.figures import median_of, write_size, write_time
-from bench.ways import OURS, THEIRS, UDP
+from bench.ways import OURS, PINGS, THEIRS, UDP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def _draw_fanout(rows: list[dict[str, Any]]) -> dict[str, str]:
         ("peak_octets", "Peak memory of the load balancer's own processes", write_size),
     )
     for key, title, write_value in grown:
-        lines = {way: points for way in (*OURS, *THEIRS, UDP) if len(points := _points(rows, way, key)) > 1}
+        lines = {way: points for way in (*OURS, *THEIRS, UDP, PINGS) if len(points := _points(rows, way, key)) > 1}
         if lines and len(counts) > 1:
             found[f"fanout-growth-{key.partition('_')[0]}"] = svg.draw_lines(title, lines, write_value)
     return found

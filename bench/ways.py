@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bench.wire import Wire
     from do_failover.lab.handle import LabHandle
 
-ARMED, COLD, ONE_SHOT, UDP = "armed", "cold", "one-shot refresh", "UDP floor"
+ARMED, COLD, ONE_SHOT = "armed", "cold", "one-shot refresh"
+UDP, PINGS = "UDP floor", "the peers' pings alone"
 SERIAL, XARGS, MASTERS = "serial ssh loop", "xargs -P32 ssh", "ControlMaster, warm, xargs -P32"
 PSSH, CLUSH, ANSIBLE = "parallel-ssh -p 128", "clush -f 128", "ansible raw -f 128"
 OURS = (ARMED, COLD, ONE_SHOT)
@@ -39,10 +40,10 @@ _LIMIT_S = 240.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one run took: its end (CLOCK_REALTIME), CPU, peak memory, exit code, and what it complained of."""
+    """What one run took: its end (CLOCK_REALTIME), the load balancer's CPU and peak memory, exit code, and what it complained of."""
 
     ended_ns: int
-    cpu_s: float
+    cpu_s: float | None
     peak_octets: int | None
     exit_code: int = 0
     trouble: str = ""
@@ -58,6 +59,8 @@ class Site:
     reserved_ip: str
     entry: list[str]
     wire: Wire
+    pids: list[str]
+    """Of the peers' nodes, in the order of the list."""
     count: int = 0
     armed: Talker | None = None
     cold: Talker | None = None
@@ -111,10 +114,9 @@ class Site:
         """Run a way once; return when it began (CLOCK_REALTIME) and what it took."""
         if way in {ARMED, COLD, UDP}:
             return await self._drive(way)
-        script = self.write_script(way)
         with Enclosure() as enclosure:
             before = self._masters_cpu_s()
-            async with started(self._wrap(script), way, enclosure=enclosure) as talker:
+            async with started(self._write_argv(way), way, enclosure=enclosure) as talker:
                 await talker.hear()
                 base = enclosure.cpu_s()
                 began = time.time_ns()
@@ -122,11 +124,16 @@ class Site:
                 code = await talker.wait(_LIMIT_S)
                 ended = time.time_ns()
             masters_s = self._masters_cpu_s() - before if way == MASTERS else 0.0
+            if way == PINGS:
+                return began, Cost(ended, None, None, code)
             return began, Cost(ended, enclosure.cpu_s() - base + masters_s, self._peak(way, enclosure), code)
 
-    def _wrap(self, script: str) -> list[str]:
-        """Return a shell that is on the load balancer already, and runs the script at its go."""
-        return [*self.entry, "sh", "-c", f"echo {{}}; read -r go; exec >/dev/null 2>&1 </dev/null; {script}"]
+    def _write_argv(self, way: str) -> list[str]:
+        """Return a shell that is on the load balancer already, and runs the way's script at its go; the pings: what waits on the peers."""
+        if way == PINGS:
+            program = [sys.executable, "-m", "bench.pings", self.public, self.reserved_ip, *self.pids[: self.count]]
+            return ["nsenter", "-t", str(self.lab.pid), "-a", "-w", "--", *program]
+        return [*self.entry, "sh", "-c", f"echo {{}}; read -r go; exec >/dev/null 2>&1 </dev/null; {self.write_script(way)}"]
 
     async def _drive(self, way: str) -> tuple[int, Cost]:
         name = ARMED if way == ARMED else COLD

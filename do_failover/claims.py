@@ -30,6 +30,7 @@ import msgspec
 from do_failover.errors import TemporaryError
 from do_failover.model import NotifyEvent, VrrpState
 from do_failover.ownership import give_to_owner
+from do_failover.whole_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,10 +74,10 @@ class Running(msgspec.Struct, frozen=True):
 def read_order(pid: int) -> ProcessOrder | None:
     """Return a live process's order; None when there is no such process, or only its zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = read_small(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[_STATE] in {"Z", "X"} else ProcessOrder(int(fields[_START_TICKS]), pid)
+    return None if fields[_STATE] in {b"Z", b"X"} else ProcessOrder(int(fields[_START_TICKS]), pid)
 
 
 def read_age_s(pid: int) -> float:

@@ -112,11 +112,11 @@ class Healer:
         """Wait before the next try, which begins at once when something late arrives: its entry is to be read then."""
         if not pause_s:
             return
-        tasks = [asyncio.ensure_future(self.clock.sleep(pause_s)), asyncio.ensure_future(self.witness.wait_for(peer))]
+        sleeping = asyncio.ensure_future(self.clock.sleep(pause_s))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sleeping, self.witness.watch_for(peer)], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_all(tasks)
+            await cancel_all([sleeping])
 
     async def _take_try(self, evidence: PeerEvidence, started: float) -> None:
         try:
@@ -167,37 +167,33 @@ class Healer:
         kind = self.kinds.get(peer)
         pinging = refresh.refresh_peer(self.shell, peer, public, self.address, pattern=echo.format_pattern(pattern), kind=kind)
         refreshing = asyncio.create_task(pinging)
-        probing = asyncio.create_task(self._probe(evidence, public, pattern))
-        seeing = asyncio.create_task(self.witness.wait_for(peer))
-        late = asyncio.create_task(self._wait_for_late_arrivals(refreshing, probing))
+        work: list[asyncio.Task[Any]] = [refreshing]
+        if self.probe_port is not None and self.can_prove and isinstance(self.shell, refresh.TcpProber):
+            work.append(asyncio.create_task(self._probe(self.shell, self.probe_port, evidence, public, pattern)))
+        arrival = self.witness.watch_for(peer)
         try:
-            await asyncio.wait([late, seeing], return_when=asyncio.FIRST_COMPLETED)
-            if not seeing.done():
+            while not arrival.done() and (under_way := [task for task in work if not task.done()]):
+                await asyncio.wait([arrival, *under_way], return_when=asyncio.FIRST_COMPLETED)
+            if not arrival.done():
                 echoes = await refreshing
                 evidence.public_answered, evidence.reserved_answered = echoes.public_answered, echoes.reserved_answered
                 evidence.is_marked = echoes.is_marked
+                await self._pause(peer, _LATE_ARRIVAL_S)
         finally:
-            await cancel_all([refreshing, probing, seeing, late])
+            await cancel_all(work)
             evidence.is_witnessed = self.can_prove and self.witness.has_seen(peer)
 
-    async def _probe(self, evidence: PeerEvidence, public: str | None, pattern: bytes) -> None:
+    async def _probe(self, shell: refresh.TcpProber, port: int, evidence: PeerEvidence, public: str | None, pattern: bytes) -> None:
         """Let the peer connect by TCP too: to the public address, which makes the network learn, then to the reserved IP."""
-        if self.probe_port is None or not self.can_prove or not isinstance(self.shell, refresh.TcpProber):
-            return
-        evidence.port = self.probe_port
+        evidence.port = port
         if public is not None:
             with contextlib.suppress(PeerError, TimeoutError):  # a refusal is told by the next one
                 async with asyncio.timeout(_PUBLIC_PROBE_S):
-                    await self.shell.probe_tcp(evidence.peer, public, self.probe_port, b"")
+                    await shell.probe_tcp(evidence.peer, public, port, b"")
         try:
-            evidence.connected = await self.shell.probe_tcp(evidence.peer, self.address, self.probe_port, pattern)
+            evidence.connected = await shell.probe_tcp(evidence.peer, self.address, port, pattern)
         except PeerError as error:
             evidence.probe_error = error
-
-    async def _wait_for_late_arrivals(self, refreshing: asyncio.Task[refresh.Echoes], probing: asyncio.Task[None]) -> None:
-        await asyncio.wait([refreshing, probing])
-        if refreshing.exception() is None:
-            await self.clock.sleep(_LATE_ARRIVAL_S)
 
     async def _read_neighbour(self, evidence: PeerEvidence) -> None:
         """Ask for what its kernel remembers: where that can disprove what was seen, or explain what was not."""

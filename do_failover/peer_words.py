@@ -12,6 +12,7 @@ Guarantee: words hold addresses in canonical form and hexadecimal digits, nothin
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Self
 
@@ -86,6 +87,7 @@ def split_sections(text: str) -> dict[str, str]:
     return sections
 
 
+@functools.lru_cache(maxsize=64)  # the same few, for each of a thousand peers
 def write_address(text: str) -> str:
     """Return the address as text that is safe in any command. Raises ValueError, also for a scope id: it may hold any text."""
     address = ipaddress.ip_address(text)

@@ -7,6 +7,7 @@ routes and neighbour entries are read from it, and none of it is proof.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _ECHOES = 3
 _ECHO_INTERVAL_S = 0.2  # the least that iputils grants an unprivileged user
+_PATTERN, _LAST_OCTET = "@PATTERN", "@OCTET"
+_MARKED = f"-n -i {_ECHO_INTERVAL_S} -p {_PATTERN}"
 _NO_PING = {
     "forbidden": "its user may not ping, so nothing was sent from there; allow it there: sysctl -w net.ipv4.ping_group_range='0 "
     "2147483647', or setcap cap_net_raw+ep on its ping",
@@ -92,15 +95,32 @@ def make_refresh_command(public: str | None, reserved: str, pattern: str, kind: 
     nothing (measured): it pings without, which refreshes but proves nothing, and then once with the last octet, which is
     weak evidence (echo.py).
     """
-    marked = f"-n -i {_ECHO_INTERVAL_S} -p {_hex(pattern)}"
-    find = f"k={kind}" if kind in _KINDS else _FIND_KIND  # asking costs a process in the very second that counts
-    steps = [find, f"n= p=; if [ $k = marked ]; then n=-n p='{marked}'; fi", _section("kind", "echo $k")]
-    if public:
-        steps.append(_section("public", f"ping $n -q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
-    steps.append(_section("reserved", f"ping $p -q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
-    steps.append(f"if [ $k = byte ]; then ping -q -c 1 -W 1 -p '{_hex(pattern)[-2:]}' {_address(reserved)} >/dev/null 2>&1; fi")
     addresses = (public, reserved) if public else (reserved,)
-    return PeerCommand(_join(steps), peer_words.ask_to_refresh(*addresses, pattern=pattern))
+    hexadecimal = _hex(pattern)
+    return PeerCommand(
+        _write_pings(public, reserved, kind if kind in _KINDS else None)
+        .replace(_PATTERN, hexadecimal)
+        .replace(_LAST_OCTET, hexadecimal[-2:]),
+        peer_words.ask_to_refresh(*addresses, pattern=pattern),
+    )
+
+
+@functools.lru_cache(maxsize=16)  # the same for a thousand peers, but for the pattern
+def _write_pings(public: str | None, reserved: str, kind: str | None) -> str:
+    """Write the pings for a kind that the peer has said; or so that it finds out, which costs a process in the second that counts."""
+    if kind is None:
+        steps = [_FIND_KIND, f"n= p=; if [ $k = marked ]; then n=-n p='{_MARKED}'; fi", _section("kind", "echo $k")]
+        plain, marked = "$n ", "$p "
+    else:
+        steps = [_section("kind", f"echo {kind}")]
+        plain, marked = ("-n ", f"{_MARKED} ") if kind == "marked" else ("", "")
+    if public:
+        steps.append(_section("public", f"ping {plain}-q -c 1 -W 1 {_address(public)} >/dev/null 2>&1; echo $?"))
+    steps.append(_section("reserved", f"ping {marked}-q -c {_ECHOES} -W 1 {_address(reserved)} >/dev/null 2>&1; echo $?"))
+    if kind in {None, "byte"}:
+        weak = f"ping -q -c 1 -W 1 -p '{_LAST_OCTET}' {_address(reserved)} >/dev/null 2>&1"
+        steps.append(f"if [ $k = byte ]; then {weak}; fi" if kind is None else weak)
+    return _join(steps)
 
 
 def make_neighbour_command(address: str) -> PeerCommand:

@@ -43,7 +43,7 @@ class Witness:
     arrivals: dict[int, str] = field(default_factory=dict)
     proofs: dict[int, str] = field(default_factory=dict)
     bytes_seen: set[tuple[str, int]] = field(default_factory=set)
-    _waiting: dict[int, asyncio.Event] = field(default_factory=dict)
+    _watched: dict[int, asyncio.Future[None]] = field(default_factory=dict)
 
     def note_packet(self, packet: bytes) -> None:
         """Take a packet from the wire; what is not an echo request of this run is ignored.
@@ -71,24 +71,28 @@ class Witness:
             return
         self.arrivals.setdefault(arrival.peer_number, str(arrival.source))
         self.proofs.setdefault(arrival.peer_number, proof)
-        self._event(arrival.peer_number).set()
+        watched = self._watched.get(arrival.peer_number)
+        if watched is not None and not watched.done():
+            watched.set_result(None)
 
-    async def wait_for(self, peer: Peer) -> None:
-        """Return as soon as something of this peer has arrived."""
-        await self._event(peer.number).wait()
+    def watch_for(self, peer: Peer) -> asyncio.Future[None]:
+        """Return what is done as soon as something of this peer has arrived: shared, so nobody cancels it."""
+        watched = self._watched.get(peer.number)
+        if watched is None:
+            watched = self._watched[peer.number] = asyncio.get_running_loop().create_future()
+            if self.has_seen(peer):
+                watched.set_result(None)
+        return watched
 
     def forget(self, peer: Peer) -> None:
         """Drop what was seen of a peer: a later sign spoke against it."""
         self.arrivals.pop(peer.number, None)
         self.proofs.pop(peer.number, None)
-        self._event(peer.number).clear()
+        self._watched.pop(peer.number, None)
 
     def has_seen(self, peer: Peer) -> bool:
         """Tell whether something of this peer has arrived."""
         return peer.number in self.arrivals
-
-    def _event(self, number: int) -> asyncio.Event:
-        return self._waiting.setdefault(number, asyncio.Event())
 
 
 @dataclass(slots=True)

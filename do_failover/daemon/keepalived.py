@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from do_failover.claims import read_order
+from do_failover.whole_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ _EVERY_S = 1.0
 def find_keepalived(pid_file: Path) -> Process | None:
     """Return the running process that the pid file names."""
     try:
-        order = read_order(int(pid_file.read_text()))
+        order = read_order(int(read_small(str(pid_file))))
     except (OSError, ValueError):
         return None
     return (order.start_ticks, order.pid) if order is not None else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from do_failover.model import NotifyEvent, VrrpState  # noqa: TC001 - msgspec reads the annotations
+from do_failover.whole_file import replace_small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +77,4 @@ def load_memory(path: Path) -> Memory:
 
 def save_memory(path: Path, memory: Memory) -> None:
     """Replace the file as a whole. Raises OSError."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(memory))
-    temporary.replace(path)
+    replace_small(str(path), msgspec.json.encode(memory))

@@ -134,7 +134,7 @@ async def test_a_memory_that_can_not_be_written_is_none_rather_than_an_old_one(t
             daemon.say(MASTER)
             await daemon.wait_for_report()
             await until(lambda: b"guarding" in daemon.log)
-            (tmp_path / "run" / "daemon.tmp").mkdir()
+            (tmp_path / "run" / "daemon.memory.tmp").mkdir()
             daemon.say(BACKUP)
             await daemon.has_logged("after a restart this daemon will wait for the next event")
             assert not (tmp_path / "run" / "daemon.memory").exists()

@@ -123,7 +123,7 @@ def _build() -> tuple[Mutant, ...]:
     return (
         Mutant("nothing but an own MASTER event moves the IP", one, keeper.Keeper, "_step", _step_once_served),
         Mutant("one round has to do", one, rounds, "_may_try_again", lambda request, report: False),
-        Mutant("an owner that is off is no evidence", one, evidence, "examine", _examine_nothing, begins_at=2600),
+        Mutant("an owner that is off is no evidence", one, evidence, "examine", _examine_nothing, begins_at=2150),
         Mutant("an event revokes nothing", two, keeper.Keeper, "hear", _hear_without_revoking),
         Mutant("SIGTERM ends what runs, and something else begins", two, keeper.Keeper, "end", _end_by_halves),
         Mutant("the memory of another keepalived counts", frozenset({"I2", "I3"}), memory.Memory, "recall", _recall_of_anybody),
