@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bench.cases import Say
 
 _ACTION_S = 0.02
-DAEMON, SHIM, ONE_SHOT, BARE = "daemon", "shim + daemon", "one-shot notify", "bare Python, same imports"
+DAEMON, SHIM, ONE_SHOT = "daemon", "shim + daemon", "one-shot notify"
+BARE, BARE_OTHERS = "bare Python, the same imports", "bare Python, the same of others only"
 TUTORIAL, CURL = "tutorial's scripts", "bash + curl"
 _DAEMONS = ((DAEMON, "fifo"), (SHIM, "shim"))
 
@@ -112,10 +113,12 @@ async def interleave(ways: list[str], run: Callable[[str], Awaitable[Sample]], r
 def _write_commands(loopback: Loopback) -> dict[str, list[str]]:
     where, config = loopback.where, loopback.configure("one-shot")
     modules = list_imports(config)
+    others = [name for name in modules if not name.startswith("do_failover")]
     assign = loopback.write("assign-ip", scripts.write_tutorial_assign(where))
     return {
         ONE_SHOT: [loopback.program(), "-c", str(config), "notify", *EVENT],
         BARE: [sys.executable, str(loopback.write("bare.py", scripts.write_bare_python(where, modules)))],
+        BARE_OTHERS: [sys.executable, str(loopback.write("bare-others.py", scripts.write_bare_python(where, others)))],
         TUTORIAL: [str(loopback.write("master.sh", scripts.write_tutorial(where, str(assign))))],
         CURL: [str(loopback.write("curl.sh", scripts.write_curl(where)))],
     }

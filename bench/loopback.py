@@ -201,11 +201,11 @@ def _write_shim(loopback: Loopback, name: str) -> Path:
 
 
 def list_imports(config: Path) -> list[str]:
-    """Return the modules of others that one `notify` imports, in its order."""
+    """Return the modules that one `notify` imports, in its order: others', and ours."""
     argv = [sys.executable, "-X", "importtime", "-m", "do_failover", "-c", str(config), "notify", *EVENT]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=make_environment(), timeout=60)
     names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", ended.stderr, flags=re.MULTILINE)
-    return _keep_importable([name for name in names if _is_foreign(name)])
+    return _keep_importable([name for name in names if _is_module(name)])
 
 
 def _keep_importable(names: list[str]) -> list[str]:
@@ -221,5 +221,7 @@ for name in sys.argv[1:]:
     return ended.stdout.split()
 
 
-def _is_foreign(name: str) -> bool:
-    return not name.startswith(("do_failover", "bench", "_frozen", "__", "site", "_distutils_hack", "_virtualenv")) and name.isascii()
+def _is_module(name: str) -> bool:
+    return (
+        not name.startswith(("do_failover.__main__", "bench", "_frozen", "__", "site", "_distutils_hack", "_virtualenv")) and name.isascii()
+    )

@@ -22,7 +22,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
@@ -92,24 +92,37 @@ def read_age_s(pid: int) -> float:
 class Turn:
     """The right to run a failover of one reserved IP now; the kernel ends it with the process at the latest."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        """Hold the locked file."""
+    def __init__(self, file: int) -> None:
+        """Hold the locked file, by its descriptor."""
         self._file = file
 
     def sign(self, running: Running) -> None:
         """Say who has it, so that a newer event knows whom to tell."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(msgspec.json.encode(running))
-        self._file.flush()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, msgspec.json.encode(running), 0)
 
     def end(self) -> None:
         """Give it up: nobody is to be told any more."""
-        with contextlib.suppress(OSError):
-            self._file.seek(0)
-            self._file.truncate()
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+
+
+def _take(file: int) -> Turn | None:
+    """Lock an open file; None, and it is closed, where another process has it. Raises OSError."""
+    is_taken = False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_taken = True
+    except BlockingIOError:
+        return None
+    finally:
+        if not is_taken:
+            os.close(file)
+    return Turn(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +206,7 @@ class Claims:
     def read_manual_move(self, reserved_ip: str) -> ProcessOrder | None:
         """Return the process by which a person moved the IP to another Droplet last."""
         try:
-            mark = self._running.decode((self._dir / f"{quote(reserved_ip, safe='')}.moved").read_bytes())
+            mark = self._running.decode(self._read(f"{quote(reserved_ip, safe='')}.moved"))
         except (OSError, ValueError):
             return None
         return ProcessOrder(mark.start_ticks, mark.pid)
@@ -210,28 +223,30 @@ class Claims:
         """
         path = self._dir / f"{quote(reserved_ip, safe='')}.running"
         try:
-            file = self._open(path)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                return None
-            turn = Turn(file)
-            with self._locked(f"{event.type}-{event.name}"):
-                newer = self.find_newer(event, is_manual=is_manual) or (None if is_manual else self._find_manual_move(reserved_ip))
-                if newer is not None:
-                    turn.end()
-                    return newer
-                turn.sign(Running(self._process.start_ticks, self._process.pid, is_manual, self._is_daemon))
+            turn = _take(self._open(path))
         except OSError as error:
             raise _explain(path, error) from None
-        return turn
+        if turn is None:
+            return None
+        newer: Latest | ManualMove | None = None
+        is_signed = False
+        try:
+            with self._locked(f"{event.type}-{event.name}"):
+                newer = self.find_newer(event, is_manual=is_manual) or (None if is_manual else self._find_manual_move(reserved_ip))
+                if newer is None:
+                    turn.sign(Running(self._process.start_ticks, self._process.pid, is_manual, self._is_daemon))
+                    is_signed = True
+        except OSError as error:
+            raise _explain(path, error) from None
+        finally:
+            if not is_signed:
+                turn.end()
+        return newer or turn
 
     def read_running(self, reserved_ip: str) -> Running | None:
         """Return the live process that runs a failover of this reserved IP."""
-        path = self._dir / f"{quote(reserved_ip, safe='')}.running"
         try:
-            running = self._running.decode(path.read_bytes())
+            running = self._running.decode(self._read(f"{quote(reserved_ip, safe='')}.running"))
         except (OSError, ValueError):  # msgspec's errors are ValueErrors, and so is text that is none
             return None
         order = read_order(running.pid)
@@ -249,7 +264,7 @@ class Claims:
 
     def _read_latest(self, key: str) -> Latest | None:
         try:
-            latest = self._latest.decode((self._dir / f"{quote(key, safe='')}.event").read_bytes())
+            latest = self._latest.decode(self._read(f"{quote(key, safe='')}.event"))
         except (OSError, ValueError):
             return None
         return latest if latest.boot_id == self._boot_id else None
@@ -257,7 +272,8 @@ class Claims:
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
         path = self._dir / f"{quote(key, safe='')}.lock"
-        with self._open(path) as lock:
+        lock = self._open(path)
+        try:
             end = time.monotonic() + _LOCK_MOST_S
             while True:
                 try:
@@ -271,14 +287,19 @@ class Claims:
                 except OSError as error:
                     raise _explain(path, error) from None
             yield
+        finally:
+            os.close(lock)
 
-    def _open(self, path: Path) -> IO[bytes]:
+    def _open(self, path: Path) -> int:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            give_to_owner(file, self._dir)
-            return os.fdopen(file, "r+b")
         except OSError as error:
             raise _explain(path, error) from None
+        give_to_owner(file, self._dir)
+        return file
+
+    def _read(self, name: str) -> bytes:
+        return read_small(f"{self._dir}/{name}")
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._dir / name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from do_failover.errors import ConfigError
+from do_failover.whole_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,7 @@ class TokenSource:
         if self._variable:
             return self._checked(self._variable.split(","), f"${VARIABLE}")
         try:
-            text = Path(self._file).expanduser().read_text()
+            text = read_small(str(Path(self._file).expanduser())).decode()
         except (OSError, ValueError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text, or its path is none"
             msg = (

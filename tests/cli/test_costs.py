@@ -6,6 +6,7 @@ A bound that is in the way is raised by whoever can say in one sentence what is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import sys
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +25,9 @@ from tests import cli_process
 from tests.daemon_process import BACKUP, MASTER, configure, running
 from tests.loopback import serve
 from tests.story import Region, tell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
 SHIM = resources.files("do_failover").joinpath("share/do-failover-notify")
@@ -117,6 +121,44 @@ async def test_between_an_event_and_its_post_nothing_is_imported_resolved_connec
     assert between["compile"] + between["exec"] == 0, "types are to be resolved before the first event"
     assert found["post_octets"] <= 420  # 355
     assert found["sends"] <= 2  # head and body
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.root
+async def test_system_calls_between_an_event_and_its_post(tmp_path: Path) -> None:
+    """Counted by strace: from the read of keepalived's line to the POST's first write, all threads together."""
+    async with serve(tmp_path, action_time_s=0.1) as region:
+        configure(region)
+        async with running(region) as daemon:
+            daemon.say(BACKUP)
+            await daemon.wait_for_report()
+            async with traced(daemon.process.pid, tmp_path / "trace"):
+                daemon.say(MASTER)
+                await daemon.wait_for_report(2)
+        port = region.api.url.split(":")[2].split("/")[0]
+    lines = (tmp_path / "trace").read_text(errors="replace").splitlines()
+    heard = next(number for number, line in enumerate(lines) if " read(" in line and "MASTER 150" in line)
+    post = re.compile(rf"\d+ +write\(\d+<TCP:[^>]*>127.0.0.1:{port}\]")
+    sent = next(number for number, line in enumerate(lines) if number > heard and post.match(line))
+    calls = Counter(match[1] for line in lines[heard + 1 : sent] if (match := re.match(r"\d+ +(\w+)\(", line)))
+    waits = ("clone", "clone3", "execve", "connect", "fsync", "fdatasync", "sync", "clock_nanosleep")
+    assert {name: calls[name] for name in waits if calls[name]} == {}
+    assert calls["openat"] + calls["open"] <= 8  # 7
+    assert calls.total() - calls["getpid"] <= 80  # 54; getpid: asyncio asks itself whether it was forked, and the kernel answers at once
+
+
+@contextlib.asynccontextmanager
+async def traced(pid: int, trace: Path) -> AsyncIterator[None]:
+    """Let strace write down the system calls of a process and its threads."""
+    argv = ("strace", "-f", "-yy", "-s", "64", "-o", str(trace), "-p", str(pid))
+    process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"attached" in await process.stderr.readline()
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 async def test_a_failover_costs_few_calls_of_the_api(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -142,6 +143,22 @@ def test_backup_ends_a_failover_but_not_a_persons(tmp_path: Path, holder: subpro
 def test_an_event_of_another_ip_tells_nobody(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
     Claims(tmp_path).enter(MASTER, ("203.0.113.48",))
     assert not is_told(holder)
+
+
+def test_a_turn_that_could_not_be_signed_is_not_kept(tmp_path: Path) -> None:
+    first = claims(tmp_path, 100)
+    assert first.enter(MASTER, (IP,)) is None
+    with next(tmp_path.glob("*.lock")).open("rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TemporaryError, match="does not let go"):
+            first.try_start(IP, MASTER)
+    before = len(os.listdir("/proc/self/fd"))
+    turn = claims(tmp_path, 100, pid=os.getpid() + 1).try_start(IP, MASTER)
+    assert isinstance(turn, Turn)
+    assert claims(tmp_path, 100).try_start(IP, MASTER) is None
+    turn.end()
+    turn.end()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_who_was_superseded_before_its_turn_finds_out(tmp_path: Path) -> None:
