@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 
 from do_failover.codec import decode_report, encode_report
 from do_failover.errors import PermanentError, TemporaryError
+from do_failover.model import Outcome
+from do_failover.ownership import give_to_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from do_failover.model import FailoverReport
-from do_failover.ownership import give_to_owner
 
 KEEP = 1000
 _MODE = 0o640
@@ -40,6 +41,8 @@ _ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{2,64}")
 _LARGEST = 16 * 1024 * 1024
 _LOCK_WAIT_S = 2.0
 _SHOWN = 5
+_FAILED_ROUNDS = 10
+_NEAR = 16  # records, back to the round before: several reserved IPs may fail side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def make_id(at: datetime, random: bytes) -> str:
 def append_record(directory: Path, record: FailoverReport, *, keep: int = KEEP) -> None:
     """Write the record durably, then remove all but the `keep` newest. Blocks on the disk.
 
-    The directory is made (0750) when it is missing. A record with the same id is replaced as a whole.
+    The directory is made (0750) when it is missing. A record with the same id is replaced as a whole. Of one failover's
+    failed rounds the first ten and the newest are kept: a night of a dead API is to push nothing else out.
     """
     if not _ID.fullmatch(record.id):
         msg = f"the record's id {record.id!r} is not one of make_id's; it is not kept"
@@ -83,6 +87,7 @@ def append_record(directory: Path, record: FailoverReport, *, keep: int = KEEP) 
     except OSError as error:
         raise _not_kept(directory, error) from error
     with contextlib.suppress(TemporaryError):  # a directory that may be written and not listed: the record is kept
+        _thin_rounds(directory, record)
         _prune(directory, keep)
 
 
@@ -177,6 +182,17 @@ def _write(place: int, name: str, data: bytes) -> None:
             os.unlink(temporary, dir_fd=place)
         raise
     os.fsync(place)
+
+
+def _thin_rounds(directory: Path, record: FailoverReport) -> None:
+    if record.outcome is not Outcome.FAILED or record.round <= _FAILED_ROUNDS + 1:
+        return
+    before = (record.reserved_ip, record.event, record.round - 1, Outcome.FAILED)
+    names = sorted(name for name in _list(directory) if name < f"{record.id}.json")
+    for found in (_read(directory / name) for name in names[-_NEAR:]):
+        if found is not None and (found.reserved_ip, found.event, found.round, found.outcome) == before:
+            with contextlib.suppress(OSError):  # another process was quicker, or it is not ours: untidy, not fatal
+                (directory / f"{found.id}.json").unlink()
 
 
 def _prune(directory: Path, keep: int) -> None:

@@ -20,6 +20,7 @@ from sample_report import BASE, make_report
 
 from do_failover import history
 from do_failover.errors import FailoverError, PermanentError, TemporaryError
+from do_failover.model import Outcome
 
 
 def ids(directory: Path, limit: int = 100) -> list[str]:
@@ -98,6 +99,18 @@ def test_prunes_the_oldest_records_and_nothing_else(tmp_path: Path) -> None:
         history.append_record(tmp_path, make_report(number), keep=3)
     assert ids(tmp_path) == [make_report(number).id for number in (5, 4, 3)]
     assert (tmp_path / "00-notes.json").exists()
+
+
+def test_a_night_of_failed_rounds_pushes_nothing_else_out(tmp_path: Path) -> None:
+    history.append_record(tmp_path, make_report(0), keep=20)
+    for number in range(1, 40):
+        for offset, ip in enumerate(("45.55.96.47", "45.55.96.48")):
+            failed = make_report(number * 2 + offset, round=number, outcome=Outcome.FAILED, reserved_ip=ip)
+            history.append_record(tmp_path, failed, keep=30)
+    found = history.read_records(tmp_path, 100).records
+    assert found[-1].id == make_report(0).id
+    rounds = [each.round for each in found if each.reserved_ip == "45.55.96.47" and each.outcome is Outcome.FAILED]
+    assert rounds == [39, *range(10, 0, -1)]
 
 
 def test_foreign_and_garbage_files_are_skipped_and_counted(tmp_path: Path) -> None:
