@@ -20,6 +20,7 @@
       do_api/       reserved IPs, Droplets, actions; only home of python-digitalocean and requests
       do_metadata   169.254.169.254: who and where am I
       ssh/          connections to peers, kept open; only home of asyncssh
+      tree/         the same through gateways, for many thousands; only home of ClusterShell
       frames        ARP and NS/NA frame bytes (pure)
       echo          the pattern that names a run and a peer in an echo request or first on a TCP connection (pure)
       packets       raw sockets: send frames, listen as witness

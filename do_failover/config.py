@@ -8,7 +8,9 @@ warning at failover and as an error in `config check` (I9). The token is never r
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
+import os
 import re
 import stat
 import tomllib
@@ -83,6 +85,7 @@ class PeersConfig:
     """Where the peers are known from (file, hosts, Droplet tag: all that are set), and how to reach them.
 
     `probe`: what proves a peer's path, "icmp" or "tcp:PORT": then each peer also connects to that port of the reserved IP.
+    `fanout`: "ssh", or "clustershell": by way of the gateways of `topology` (None: ClusterShell's own search), as `gateway_user`.
     """
 
     file: str | None = None
@@ -94,8 +97,16 @@ class PeersConfig:
     ssh_config: str | None = None
     connect_timeout_s: float = 5.0
     command_timeout_s: float = 5.0
-    concurrency: int = 128
+    concurrency: int = 64
     probe: str = "icmp"
+    fanout: str = "ssh"
+    topology: str | None = None
+    gateway_user: str | None = None
+
+    @property
+    def is_tree(self) -> bool:
+        """Return whether peers are reached through ClusterShell's gateways."""
+        return self.fanout == _TREE
 
     @property
     def probe_port(self) -> int | None:
@@ -134,6 +145,7 @@ class Config:
     nits: tuple[str, ...] = field(default=())
 
 
+_TREE = "clustershell"
 _PROBE = re.compile(r"icmp|tcp:(?!0)(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])", re.ASCII)
 _POSITIVE = {"deadline_s", "guard_s", "cool_off_s", "connect_timeout_s", "command_timeout_s", "concurrency", "garp_repeat"}
 _NOT_NEGATIVE = {"refresh_s", "settle_s", "garp_interval_s"}
@@ -171,8 +183,8 @@ def parse_config(document: dict[str, Any], path: str) -> Config:
     reader.note_unknown(document, {*_SECTIONS, "failover"}, "")
     if sections["digitalocean"] is not None:
         _check_urls(reader, sections["digitalocean"])
-    if sections["peers"] is not None and not _PROBE.fullmatch(sections["peers"].probe):
-        reader.problems.append(f'peers.probe: {sections["peers"].probe!r} is neither "icmp" nor "tcp:PORT", such as "tcp:443"')
+    if sections["peers"] is not None:
+        _check_peers(reader, sections["peers"])
     if reader.problems:
         raise ConfigError(*(f"{path}: {problem}" for problem in reader.problems))
     return Config(path=path, failover=failovers, nits=tuple(f"{path}: {nit}" for nit in reader.nits), **sections)
@@ -200,14 +212,23 @@ def find_missing_files(config: Config) -> list[str]:
         "peers.identity_file": config.peers.identity_file,
         "peers.known_hosts": config.peers.known_hosts,
         "peers.ssh_config": config.peers.ssh_config,
+        "peers.topology": config.peers.topology if config.peers.is_tree else None,
     }
     problems = []
+    if config.peers.is_tree and importlib.util.find_spec("ClusterShell") is None:
+        problems.append(
+            f'peers.fanout: "{_TREE}" needs ClusterShell, which is not installed here: no peer would be reached; '
+            "pip install 'do-failover[clustershell]'"
+        )
     for key, name in named.items():
         if name is None:
             continue
         try:
             with expand_path(name).open("rb") as file:
                 file.read(1)
+                is_shared = bool(os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+                if key == "peers.identity_file" and config.peers.is_tree and is_shared:
+                    problems.append(f"{key}: ssh refuses a key that others can read; give {name} to the daemon's user, and chmod 0600")
         except OSError as error:
             problems.append(f"{key}: {name} cannot be read ({error.strerror})")
     return problems
@@ -286,6 +307,19 @@ def _check_urls(reader: _Reader, value: DigitalOceanConfig) -> None:
             reader.problems.append(f"digitalocean.{key}: {getattr(value, key)!r} is not an http(s) URL")
         elif key == "api_url" and parts.scheme == "http" and not _is_loopback(parts.hostname):
             reader.problems.append("digitalocean.api_url: plain http would send the token in clear; use https")
+
+
+def _check_peers(reader: _Reader, value: PeersConfig) -> None:
+    if not _PROBE.fullmatch(value.probe):
+        reader.problems.append(f'peers.probe: {value.probe!r} is neither "icmp" nor "tcp:PORT", such as "tcp:443"')
+    elif value.is_tree and value.probe_port is not None:
+        reader.nits.append(f'peers.probe: {value.probe!r} needs fanout = "ssh": through ClusterShell peers are asked to ping only')
+    if value.fanout not in {"ssh", _TREE}:
+        reader.problems.append(f'peers.fanout: {value.fanout!r} is neither "ssh" nor "{_TREE}"')
+    unread = [key for key in ("topology", "gateway_user") if getattr(value, key) is not None and value.fanout == "ssh"]
+    reader.nits.extend(
+        f'peers.{key}: nobody reads it while peers.fanout is "ssh"; set fanout = "{_TREE}", or leave it out' for key in unread
+    )
 
 
 def _is_loopback(host: str) -> bool:

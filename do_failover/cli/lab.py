@@ -63,7 +63,11 @@ _fault = _option("fault", type=click.Choice(_FAULTS), default="fabric", show_def
 _kill = _option("kill", type=click.Choice(_KILLS), default="haproxy", show_default=True, help="How lb1 dies.")
 _without_tool = _option("without-tool", is_flag=True, help="The control: a bare script only moves the IP.")
 _daemon = _option("daemon", is_flag=True, help="do-failover resident on both: do-failover daemon, unprivileged, its peers armed.")
-_watch = _option("watch", type=click.FloatRange(min=0), help="Seconds to watch: at most 60 with the tool; 10 after the client recovered.")
+_watch = _option(
+    "watch",
+    type=click.FloatRange(min=0),
+    help="Seconds to watch: at most 60, and 1 for 10 peers, with the tool; 10 after the client recovered.",
+)
 _name = _option("name", default="lab", show_default=True, help="Name of a lab that stays.")
 
 
@@ -84,6 +88,7 @@ def lab() -> None:
 @_kill
 @_without_tool
 @_daemon
+@_option("unarmed", type=click.IntRange(min=0), default=0, help="With --daemon: so many peers are listed only a moment before the kill.")
 @_watch
 @_option("keep", is_flag=True, help="Leave the lab standing afterwards, and say how to look around.")
 @_name
@@ -103,6 +108,7 @@ def run_lab(
     kill: str,
     without_tool: bool,
     daemon: bool,
+    unarmed: int,
     watch: float | None,
     keep: bool,
     name: str,
@@ -122,6 +128,7 @@ def run_lab(
         kill=kill,
         with_tool=not without_tool,
         with_daemon=daemon,
+        unarmed=unarmed,
         watch_s=watch,
         mode=Mode.KEEP if keep else Mode.RUN,
         logs=_logs_path(logs),
@@ -239,6 +246,9 @@ def _lab_options(peers: int, action_time: float, **more: Any) -> LabOptions:  # 
 
     if more.get("with_daemon") and not more["with_tool"]:
         message = "--without-tool and --daemon: a control runs without the tool, so also without its daemon; leave one of them out"
+        raise click.UsageError(message)
+    if more.get("unarmed") and not (more["with_daemon"] and more["unarmed"] < peers):
+        message = "--unarmed: some of the peers, where --daemon arms the others; add --daemon, or ask for fewer than --peers"
         raise click.UsageError(message)
     more["family"] = Family(int(more["family"]))
     more["fault"] = Fault(more["fault"])

@@ -36,6 +36,7 @@ PROGRAM = "/usr/lib/do-failover/do-failover-peer"
 _TEMPLATES = {"text": "peer-authorize.sh", "cloud-init": "peer-cloud-init.yaml", "ansible": "peer-ansible.yaml"}
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}", re.ASCII)
 _WIDEST = {4: 8, 6: 32}  # as do-failover-peer has it
+_DEFAULT_USER = "do-failover"
 _PATIENCE_S = 5.0
 _VPC_INTERFACE = "eth1"
 
@@ -76,7 +77,7 @@ class _Pair:
 
 
 @click.command(context_settings=HELP, epilog="Example: do-failover peers authorize --format cloud-init")
-@click.option("--user", default="do-failover", show_default=True, envvar="DO_FAILOVER_USER", metavar="NAME", help="The user on the peer.")
+@click.option("--user", envvar="DO_FAILOVER_USER", metavar="NAME", help="The user on the peer.  [default: peers.user, or do-failover]")
 @click.option(
     "--from", "sources", multiple=True, metavar="ADDR", help="Only from here the key counts.  [default: the private addresses of the pair]"
 )
@@ -95,7 +96,7 @@ class _Pair:
 @click.pass_context
 def authorize(
     context: click.Context,
-    user: str,
+    user: str | None,
     sources: tuple[str, ...],
     allowed: tuple[str, ...],
     key_file: str | None,
@@ -109,7 +110,8 @@ def authorize(
     The key then counts only from the load balancers, and may only ping their addresses and show what the kernel knows of
     them. Run it as root: do-failover peers authorize | ssh root@PEER sh
     """
-    _check_user(user)
+    if user is not None:
+        _check_user(user)
     wanted_sources = [_read_prefix("--from", text, {4: 0, 6: 0}) for text in sources]
     wanted = [_read_prefix("--allow", text, _WIDEST) for text in allowed]
     config, nits = read_config(context, config_path)
@@ -117,7 +119,7 @@ def authorize(
     if pair.unknown and not wanted:
         raise PermanentError("; ".join(pair.unknown), kind="unknown_address")
     given = Authorization(
-        user=user,
+        user=user or _choose_user(config),
         key=_read_key(config, key_file),
         sources=tuple(dict.fromkeys(wanted_sources or pair.sources)),
         allowed=tuple(dict.fromkeys([*pair.allowed, *wanted])),
@@ -126,7 +128,7 @@ def authorize(
     if not given.sources:
         msg = "the load balancers' private addresses are not known: name them by --from, once for each, or in failover.routers"
         raise click.UsageError(msg)
-    nits += [*pair.nits, *pair.unknown, *_find_nits(given)]
+    nits += [*pair.nits, *pair.unknown, *_find_nits(given, config.peers.user)]
     for nit in nits:
         warn(nit)
     _print(given, shape, output, nits)
@@ -265,6 +267,21 @@ def _recall(config: Config, number: int) -> Droplet | None:
     return next((droplet for droplet in kept.droplets if droplet.id == number), None) if kept is not None else None
 
 
-def _find_nits(given: Authorization) -> Iterable[str]:
+def _choose_user(config: Config) -> str:
+    """Return whom do-failover logs in as, where that can be a user of the key's own."""
+    user = config.peers.user
+    return user if user is not None and user != "root" and _USER.fullmatch(user) else _DEFAULT_USER
+
+
+def _find_nits(given: Authorization, login: str | None) -> Iterable[str]:
+    """Say what is not as it should be. `login`: peers.user."""
+    if login != given.user:
+        seen = "not set, so do-failover logs in as whoever it runs as" if login is None else f"{login}, so do-failover logs in as {login}"
+        yield f'peers.user is {seen}; set user = "{given.user}" in [peers]'
     if len(given.sources) == 1:
         yield f"the key counts from {given.sources[0]} only: the other load balancer can't refresh anybody; add it by --from"
+    if given.probe_port is not None:
+        yield (
+            "with peers.probe the key may also make Unix sockets on the peer, where its user may write; OpenSSH has no key option against "
+            f"that: put `Match User {given.user}` and `AllowStreamLocalForwarding no` into its sshd_config (docs/security.md)"
+        )

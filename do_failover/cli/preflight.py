@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -15,10 +16,10 @@ from do_failover import do_metadata
 from do_failover.cli.asking import ask_status
 from do_failover.cli.options import HELP, common_options, read_config
 from do_failover.cli.output import print_json, waiting
-from do_failover.cli.wiring import LazyPeers, make_api, read_peers
+from do_failover.cli.wiring import LazyPeers, make_api, make_ssh_settings, make_tree, read_peers
 from do_failover.config import find_missing_files
 from do_failover.daemon_lock import find_daemon
-from do_failover.errors import ConfigError, FailoverError
+from do_failover.errors import ConfigError, FailoverError, PeerError
 from do_failover.packets import LinkSender, read_interface
 from do_failover.preflight import (
     Check,
@@ -28,15 +29,18 @@ from do_failover.preflight import (
     check_files,
     check_identity,
     check_keepalived,
+    check_logins,
     check_neighbours,
     check_peers,
+    check_probe,
     explain,
 )
 from do_failover.token import TokenSource
 
 if TYPE_CHECKING:
-    from do_failover.config import Config
+    from do_failover.config import Config, FailoverConfig
     from do_failover.model import Identity, Peer
+    from do_failover.tree.shell import TreeShell
 
 _COLOURS = {Result.GOOD: "green", Result.WARN: "yellow", Result.BAD: "red"}
 _KEEPALIVED_CONF = Path("/etc/keepalived/keepalived.conf")
@@ -60,12 +64,13 @@ def preflight(
     config, nits = read_config(context, config_path)
     checks = [Check("configuration", Result.BAD, nit, exit_code=6) for nit in (*nits, *find_missing_files(config))]
     checks += _check_token(config)
-    checks += _check_machine(config)
+    daemon, check = _ask_daemon(config)
+    checks += [*_check_machine(config), check]
     found = read_peers(config)
     checks += [Check("peers", Result.BAD, nit, exit_code=6) for nit in found.nits]
-    checks += [check_files(len(found.peers), find_daemon(Path(config.paths.run_dir))), check_neighbours(len(found.peers))]
+    checks += _check_limits(config, len(found.peers))
     with waiting("asking the API and the peers ..."):
-        checks += asyncio.run(_check_outside(config, () if no_peers else found.peers))
+        checks += asyncio.run(_check_outside(config, () if no_peers else found.peers, daemon))
     exit_code = next((check.exit_code for check in checks if check.result is Result.BAD), 0)
     if output == "json":
         rows = [{"name": c.name, "result": c.result, "sentence": c.sentence, "remedy": c.remedy} for c in checks]
@@ -85,7 +90,7 @@ def _check_token(config: Config) -> list[Check]:
 
 
 def _check_machine(config: Config) -> list[Check]:
-    """Look at interfaces, rights, directories, the daemon and keepalived."""
+    """Look at interfaces, rights, directories and keepalived."""
     checks = []
     for interface in sorted({entry.interface for entry in config.failover}):
         try:
@@ -96,7 +101,6 @@ def _check_machine(config: Config) -> list[Check]:
             checks.append(explain(f"interface {interface}", error))
     checks.append(check_directory("run_dir", Path(config.paths.run_dir)))
     checks.append(check_directory("history_dir", Path(config.paths.history_dir)))
-    checks.append(_check_daemon(config))
     path, text = _find_keepalived_conf(config)
     if text is None:
         checks.append(Check(str(path), Result.WARN, "keepalived's configuration can't be read by this user"))
@@ -105,20 +109,31 @@ def _check_machine(config: Config) -> list[Check]:
     return checks
 
 
-def _check_daemon(config: Config) -> Check:
+def _check_limits(config: Config, peers: int) -> list[Check]:
+    """Look at what the kernel and the service manager allow."""
+    families = sorted({4, *(_family(entry) for entry in config.failover)})
+    tables = [check_neighbours(peers, family=family) for family in families]
+    return [check_files(peers, find_daemon(Path(config.paths.run_dir))), *tables]
+
+
+def _family(entry: FailoverConfig) -> int:
+    return ipaddress.ip_address(entry.reserved_ip).version
+
+
+def _ask_daemon(config: Config) -> tuple[dict[str, Any] | None, Check]:
+    """Return the daemon's view, and what is to be said of it."""
     try:
         answer = ask_status(config)
     except FailoverError as error:
-        return Check("daemon", Result.WARN, error.message)
+        return None, Check("daemon", Result.WARN, error.message)
     if answer is None:
-        return Check(
-            "daemon", Result.WARN, "none runs: each event pays imports and logins first", "do-failover init --systemd (docs/systemd.md)"
-        )
+        sentence = "none runs: each event pays imports and logins first"
+        return None, Check("daemon", Result.WARN, sentence, "do-failover init --systemd (docs/systemd.md)")
     armed = sum(bool(peer["armed"]) for peer in answer["peers"])
     if answer["keepalived"] is None:
         remedy = f"start keepalived, or correct keepalived.pid_file ({config.keepalived.pid_file})"
-        return Check("daemon", Result.WARN, f"process {answer['pid']} sees no keepalived: its crash would go unnoticed", remedy)
-    return Check("daemon", Result.GOOD, f"process {answer['pid']}; {armed} of {len(answer['peers'])} peers are armed")
+        return answer, Check("daemon", Result.WARN, f"process {answer['pid']} sees no keepalived: its crash would go unnoticed", remedy)
+    return answer, Check("daemon", Result.GOOD, f"process {answer['pid']}; {armed} of {len(answer['peers'])} peers are armed")
 
 
 def _find_keepalived_conf(config: Config) -> tuple[Path, str | None]:
@@ -137,7 +152,7 @@ def _find_keepalived_conf(config: Config) -> tuple[Path, str | None]:
         return path, None
 
 
-async def _check_outside(config: Config, peers: tuple[Peer, ...]) -> list[Check]:
+async def _check_outside(config: Config, peers: tuple[Peer, ...], daemon: dict[str, Any] | None) -> list[Check]:
     """Ask the metadata service, the API and every peer."""
     me: Identity | None = None
     checks = []
@@ -153,10 +168,48 @@ async def _check_outside(config: Config, peers: tuple[Peer, ...]) -> list[Check]
             checks += await check_api(api, entry, me)
         finally:
             api.close()
+    checks += await _check_probes(config, me, daemon)
+    return [*checks, *await _check_peers(config, peers, me)]
+
+
+async def _check_peers(config: Config, peers: tuple[Peer, ...], me: Identity | None) -> list[Check]:
+    if not peers:
+        return []
+    limit_s = 2 * (config.peers.connect_timeout_s + config.peers.command_timeout_s) * (1 + len(peers) // config.peers.concurrency)
+    own = {4: me.public_address, 6: me.public_address_v6} if me is not None else {}
+    reserved = [(entry.reserved_ip, own.get(_family(entry))) for entry in config.failover]
+    if config.peers.is_tree:
+        async with make_tree(config.peers) as tree:
+            check = await _check_gateways(tree)
+            return [check, *(await check_peers(tree, peers, limit_s, reserved=reserved) if check.result is not Result.BAD else ())]
+    from do_failover.ssh.crowd import count_logins
+
+    logins = check_logins(await count_logins(peers, make_ssh_settings(config.peers)), config.peers.concurrency)
     async with LazyPeers(config.peers) as shell:
-        limit_s = 2 * (config.peers.connect_timeout_s + config.peers.command_timeout_s) * (1 + len(peers) // config.peers.concurrency)
-        checks += await check_peers(shell, peers, limit_s)
-    return checks
+        return [logins, *await check_peers(shell, peers, limit_s, reserved=reserved)]
+
+
+async def _check_gateways(tree: TreeShell) -> Check:
+    """Look whether ClusterShell is there and can use its topology. Each peer's own check tells whether its gateway works."""
+    try:
+        gateways = await tree.open()
+    except PeerError as error:
+        return explain("gateways", error)
+    if not gateways:
+        return Check("gateways", Result.WARN, "the topology has none: every peer is logged in to from here", 'set peers.fanout = "ssh"')
+    return Check("gateways", Result.GOOD, f"peers are reached through {len(gateways)}: {', '.join(gateways[:8])}")
+
+
+async def _check_probes(config: Config, me: Identity | None, daemon: dict[str, Any] | None) -> list[Check]:
+    """Look at what peers.probe needs here: IPv4 arrives at the anchor IP, IPv6 at the reserved IP itself."""
+    port = config.peers.probe_port
+    claims = {row["reserved_ip"]: row["claim"] for row in (daemon or {}).get("failovers", [])}
+    places = {}
+    for entry in config.failover:
+        address = (me.anchor_address if me is not None else None) if _family(entry) == 4 else entry.reserved_ip  # noqa: PLR2004 - IPv4
+        if address is not None:  # without it check_identity has said so
+            places[address] = claims.get(entry.reserved_ip)
+    return [await check_probe(port, address, claim) for address, claim in places.items()] if port is not None else []
 
 
 def _print(checks: list[Check], *, is_verbose: bool) -> None:

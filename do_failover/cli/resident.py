@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from do_failover import history
 from do_failover.cli.claiming import open_claims
 from do_failover.cli.story import hold_turn
-from do_failover.cli.wiring import RealLink, ask_for_droplets, is_on_link, make_api, make_ssh_settings, read_peers
+from do_failover.cli.wiring import RealLink, ask_for_droplets, is_on_link, make_api, make_ssh_settings, make_tree, read_peers
 from do_failover.clock import RealClock
 from do_failover.config import expand_path
 from do_failover.daemon.keepalived import find_keepalived
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from do_failover.config import Config, DigitalOceanConfig, FailoverConfig
     from do_failover.do_api.client import DigitalOceanApi
     from do_failover.model import FailoverReport, Peer
+    from do_failover.tree.shell import TreeShell
 
 _PEERS_EVERY_S = 2.0
 _REGISTER_AFTER_S = 0.01
@@ -47,6 +48,7 @@ _OLD_API_S = 120.0
 _POLL_S = 0.1
 _DISCOVER_EVERY_S = 600.0
 _DISCOVER_AGAIN_S = 60.0
+_IN_TREE = "reached through ClusterShell's gateways when an event comes: no connection is kept open"
 
 
 class Outside:
@@ -122,7 +124,11 @@ class Outside:
         return api
 
     @asynccontextmanager
-    async def _open_peers(self) -> AsyncIterator[ArmedPeers]:
+    async def _open_peers(self) -> AsyncIterator[ArmedPeers | TreeShell]:
+        if self.config.peers.is_tree:
+            async with make_tree(self.config.peers) as tree:
+                yield tree
+            return
         armed = self.armed
         self._users[armed] += 1
         try:
@@ -146,7 +152,11 @@ class Outside:
                 self.log.warning("warning: %s", nit)
         self._fingerprint, self.peers, self.nits = found, peers.peers, peers.nits
         self.say(f"{len(self.peers)} peers" if self.peers else "no peers")
-        self.armed.set_peers(self.peers if self._is_awake else ())
+        self._arm()
+
+    def _arm(self) -> None:
+        """Keep connections open to all of them; to none while this node sleeps, or where gateways reach them."""
+        self.armed.set_peers(self.peers if self._is_awake and not self.config.peers.is_tree else ())
 
     def _is_passing(self) -> bool:
         """Tell whether a list that has just become empty may be back in a moment: an editor is at work, or the file can't be read."""
@@ -165,7 +175,7 @@ class Outside:
         """Keep the peers armed only while this node could become MASTER."""
         if is_awake != self._is_awake:
             self._is_awake = is_awake
-            self.armed.set_peers(self.peers if is_awake else ())
+            self._arm()
 
     async def follow_peers(self) -> None:
         """Look for them now and then, for ever."""
@@ -191,6 +201,9 @@ class Outside:
 
     def show_peers(self) -> list[dict[str, Any]]:
         """Return who is armed, for `peers` and `status`."""
+        if self.config.peers.is_tree:
+            row = {"armed": False, "restricted": None, "since_s": None, "attempts": 0, "error": _IN_TREE}
+            return [{"host": peer.host, **row} for peer in self.peers]
         return [
             {
                 "host": row.host,
@@ -277,7 +290,7 @@ class Outside:
             self.look_for_peers()
             return
         old, self.armed = self.armed, self._make_armed()
-        self.armed.set_peers(self.peers if self._is_awake else ())
+        self._arm()
         self._fingerprint = None
         self.look_for_peers()
         while self._users.get(old):  # a story that runs keeps its connections

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from do_failover.discovery import Discovery
     from do_failover.model import Identity, Peer
     from do_failover.ssh import PeerConnections, SshSettings
+    from do_failover.tree.shell import TreeShell
 
 _PATIENCE_S = 5.0
 
@@ -46,7 +47,7 @@ def make_edges(config: Config, entry: FailoverConfig, api: DigitalOceanApi) -> E
         api=api,
         read_identity=lambda: do_metadata.read_identity(config.digitalocean, family=family),
         open_link=lambda: RealLink(entry.interface),
-        open_peers=lambda: LazyPeers(config.peers),
+        open_peers=lambda: make_shell(config.peers),
         is_on_link=lambda address: is_on_link(entry.interface, address),
         probe_port=config.peers.probe_port,
     )
@@ -174,6 +175,34 @@ class LazyPeers:
 
     async def _open(self) -> PeerConnections:
         return await run_in_thread(lambda: _make_connections(self._settings))
+
+
+def make_shell(settings: PeersConfig) -> LazyPeers | TreeShell:
+    """Return the way to the peers that is configured. Nothing is opened yet."""
+    return make_tree(settings) if settings.is_tree else LazyPeers(settings)
+
+
+def make_tree(settings: PeersConfig) -> TreeShell:
+    """Return the way through ClusterShell's gateways. Nothing is started yet."""
+    from do_failover.tree.settings import TreeSettings
+    from do_failover.tree.shell import TreeShell
+
+    def expand(name: str | None) -> str | None:
+        return str(expand_path(name).absolute()) if name is not None else None
+
+    return TreeShell(
+        TreeSettings(
+            topology=expand(settings.topology),
+            user=settings.user,
+            gateway_user=settings.gateway_user or settings.user,
+            identity_file=expand(settings.identity_file),
+            known_hosts=expand(settings.known_hosts) or settings.known_hosts,
+            ssh_config=expand(settings.ssh_config),
+            connect_timeout_s=settings.connect_timeout_s,
+            command_timeout_s=settings.command_timeout_s,
+            fanout=settings.concurrency,
+        )
+    )
 
 
 def _make_connections(settings: PeersConfig) -> PeerConnections:

@@ -63,4 +63,9 @@ async def ask_status(run: Path) -> dict[str, Any] | None:
 
 def is_armed(status: dict[str, Any] | None, peers: int) -> bool:
     """Whether the daemon has so many peers, and all of them armed."""
-    return status is not None and len(status["peers"]) == peers and all(peer["armed"] for peer in status["peers"])
+    return has_peers(status, peers) and status is not None and all(peer["armed"] for peer in status["peers"])
+
+
+def has_peers(status: dict[str, Any] | None, peers: int) -> bool:
+    """Whether the daemon has so many peers."""
+    return status is not None and len(status["peers"]) == peers

@@ -24,6 +24,7 @@ class Equipment:
     ca_pem: bytes
     with_tool: bool
     with_daemon: bool = False
+    unarmed: int = 0
 
     def write(self, nodes: dict[str, Node]) -> None:
         """Equip every node, with fresh keys."""
@@ -41,7 +42,7 @@ class Equipment:
         _write(node, "ca.pem", self.ca_pem)
         _write(node, "identity", identity.private, mode=0o600)
         _write(node, "known_hosts", known_hosts)
-        _write(node, "peers", files.peers(self.plan))
+        _write(node, "peers", files.peers(self.plan.peers[: len(self.plan.peers) - self.unarmed]))
         _write(node, "config.toml", files.config_toml(self.plan, with_daemon=self.with_daemon))
         _write(node, "haproxy.cfg", files.haproxy_cfg(node.host, self.plan))
         _write(node, "keepalived.conf", self._keepalived_conf(node))

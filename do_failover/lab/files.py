@@ -14,13 +14,16 @@ from do_failover.lab.errors import LabError
 from do_failover.lab.keepalived import FIFO, PID_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from do_failover.lab.plan import Host, Plan
 
 USER = "do-failover"
 UID = 990
 PROGRAM = "/run/lab/do-failover"
+_DEADLINE_S = 30
+"""Of a round. It and the time-outs grow with the peers, for all of them live on the load balancer's cores here."""
+
 HISTORY = "lab/history"
 """Where a load balancer keeps its reports, below its /run."""
 
@@ -73,9 +76,9 @@ def known_hosts(plan: Plan, host_keys: Mapping[str, str]) -> str:
     return "".join(f"{peer.name},{peer.private} {host_keys[peer.name]}\n" for peer in plan.peers)
 
 
-def peers(plan: Plan) -> str:
+def peers(listed: Sequence[Host]) -> str:
     """Write the fan-out list."""
-    return "# made by the lab\n" + "".join(f"{peer.name}\n" for peer in plan.peers)
+    return "# made by the lab\n" + "".join(f"{peer.name}\n" for peer in listed)
 
 
 def config_toml(plan: Plan, *, with_daemon: bool = False) -> str:
@@ -93,7 +96,7 @@ ca_file      = "/run/lab/ca.pem"
 reserved_ip = "{plan.reserved_ip}"
 instance    = "{p.INSTANCE}"
 interface   = "eth0"
-deadline_s  = 30
+deadline_s  = {_DEADLINE_S + len(plan.peers) // 20}
 {f"routers     = [{routers}]" if with_daemon else ""}
 
 [peers]
@@ -101,7 +104,8 @@ file              = "/run/lab/peers"
 user              = "{USER}"
 identity_file     = "/run/lab/identity"
 known_hosts       = "/run/lab/known_hosts"
-connect_timeout_s = 3
+connect_timeout_s = {3 + len(plan.peers) // 200}
+command_timeout_s = {5 + len(plan.peers) // 50}
 
 [paths]
 run_dir     = "/run/do-failover"

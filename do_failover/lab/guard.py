@@ -55,19 +55,23 @@ async def raised_host_limits(peers: int) -> AsyncIterator[tuple[int, ...]]:
         return
     ours, held = os.pipe()
     try:
-        guard = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "do_failover.lab.guard"),
-            stdin=ours,
-            stdout=asyncio.subprocess.PIPE,
-            cwd="/",
-            start_new_session=True,
-        )
-        if guard.stdout is not None:
-            await guard.stdout.readline()
+        await _start_guard(ours)
         yield (held,)
     finally:
         os.close(ours)
         os.close(held)
+
+
+async def _start_guard(leash: int) -> None:
+    """Return when the settings are made: the process that was started ends then, and its child stays."""
+    guard = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "do_failover.lab.guard"),
+        stdin=leash,
+        stdout=asyncio.subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+    await guard.wait()
 
 
 def can_raise() -> bool:
@@ -76,10 +80,12 @@ def can_raise() -> bool:
 
 
 def main() -> None:
-    """Raise, tell, wait, restore if last."""
+    """Raise, tell, wait in the background, restore if last."""
     with _alone():
         found = _raise_limits()
     os.write(1, RAISED)
+    if os.fork():
+        os._exit(0)
     sys.stdin.buffer.read()
     with found, _alone():
         _restore_if_last(found)

@@ -23,9 +23,12 @@ OnChange = Callable[[str, str | None], None]
 """Called with a source and who answers it now (None: nobody)."""
 
 
+_OFTEN_S = 0.1
+
+
 def interval_s(sources: int) -> float:
     """How often a source asks: ten times a second, and 200 probes a second for all of them at most."""
-    return max(0.1, sources / 200)
+    return max(_OFTEN_S, sources / 200)
 
 
 class NamespaceDoor:
@@ -65,10 +68,12 @@ class Meter:
         self.services = {name: Service() for name in net_fds}
 
     def start(self) -> None:
-        """Start asking from every source, evenly spread over the interval."""
+        """Start asking from every source, evenly spread over the interval. The first one, the client, asks often always."""
         every_s = interval_s(len(self._net_fds))
         self._tasks = {
-            name: asyncio.create_task(self._ask_forever(name, every_s, delay_s=every_s * number / len(self._net_fds)))
+            name: asyncio.create_task(
+                self._ask_forever(name, every_s if number else _OFTEN_S, delay_s=every_s * number / len(self._net_fds))
+            )
             for number, name in enumerate(self._net_fds)
         }
 

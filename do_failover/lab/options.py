@@ -48,7 +48,8 @@ class LabOptions:
 
     `logs` is a directory of the host (not below /run, which the lab hides), or empty. `api_fault` is a script of
     the API's faults (fault_text.py), for `run` and `keep`: it begins with the kill. `with_daemon`: the tool is resident on both
-    load balancers, as an unprivileged user with CAP_NET_RAW alone.
+    load balancers, as an unprivileged user with CAP_NET_RAW alone. `unarmed`: so many peers, the last ones, are listed
+    only a moment before the kill: those the daemon is only beginning to connect to.
     """
 
     peers: int = 5
@@ -62,11 +63,15 @@ class LabOptions:
     family: Family = Family.IPV4
     api_fault: str = ""
     with_daemon: bool = False
+    unarmed: int = 0
 
     def __post_init__(self) -> None:
-        """ValueError for a control with a daemon."""
+        """ValueError for a control with a daemon, and for unarmed peers where none is armed."""
         if self.with_daemon and not self.with_tool:
             message = "a control runs without the tool, so also without its daemon"
+            raise ValueError(message)
+        if self.unarmed and not (self.with_daemon and 0 < self.unarmed < self.peers):
+            message = f"some of {self.peers} peers can be unarmed where a daemon arms the others: not {self.unarmed}"
             raise ValueError(message)
 
     @property
@@ -74,7 +79,12 @@ class LabOptions:
         """How long a run waits for its end: with the tool at most, in a control exactly, after the client recovered."""
         if self.watch_s is not None:
             return self.watch_s
-        return 60.0 if self.with_tool else 10.0
+        return 60.0 + self.patience_s if self.with_tool else 10.0
+
+    @property
+    def patience_s(self) -> float:
+        """How much longer everything may take because all peers' sshd's share this machine."""
+        return self.peers / 10
 
     def to_json(self) -> str:
         """Write the options as one line, for the inner process's argv."""

@@ -23,7 +23,10 @@ _CLIENT_LIMIT_S = 60.0
 async def play(lab: Rehearsal) -> dict[str, Any]:
     """Kill lb1 and watch to the end; the result is what `lab run -o json` prints."""
     if lab.options.with_tool:
-        await until(lambda: bool(reports_of_acts(lab, "lb1")), "lb1's do-failover wrote no report of its start", limit_s=_REPORT_LIMIT_S)
+        limit_s = _REPORT_LIMIT_S + lab.options.patience_s
+        await until(lambda: bool(reports_of_acts(lab, "lb1")), "lb1's do-failover wrote no report of its start", limit_s=limit_s)
+    if lab.options.unarmed:
+        await lab.list_all_peers()
     killed_at = await _kill(lab)
     lab.api.set_faults(lab.options.api_fault)
     if lab.options.with_tool:
@@ -49,6 +52,8 @@ def result_of(lab: Rehearsal, killed_at: float, ended_at: float) -> dict[str, An
         "with_tool": lab.options.with_tool,
         "with_daemon": lab.options.with_daemon,
         "peers": lab.options.peers,
+        "unarmed": lab.options.unarmed,
+        "set_up_s": lab.set_up_s,
         "report": reports[-1] if reports else None,
         "outage_s": {name: service.outage_s(new_master, killed_at, ended_at) for name, service in lab.meter.services.items()},
         "cut_off_at_end": lab.meter.not_answered_by(new_master),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from do_failover.lab import daemon as resident
 from do_failover.lab import keepalived
 from do_failover.lab.errors import LabError
 from do_failover.lab.node import Daemon, Node
+from do_failover.lab.poll import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from do_failover.lab.plan import Plan
 
 OnState = Callable[[str, str], None]
@@ -40,10 +44,17 @@ class Services:
         self._daemons: dict[tuple[str, str], Daemon] = {}
         self.vrrp_state: dict[str, str] = {}
 
-    def start_all(self) -> None:
-        """Start sshd on all peers, HAProxy on both load balancers, and keepalived on lb1: so lb1 becomes MASTER first."""
+    async def start_peers(self, limit_s: float) -> None:
+        """Start sshd on all peers; on return all of them listen. LabError after the limit."""
         for peer in self._plan.peers:
             self.start(peer.name, "sshd")
+            await asyncio.sleep(0)
+        for peer in self._plan.peers:
+            log = self._nodes[peer.name].files / "log/sshd"
+            await until(partial(_listens, log), f"sshd on {peer.name} does not listen", limit_s=limit_s)
+
+    def start_balancers(self) -> None:
+        """Start HAProxy on both load balancers, and keepalived on lb1: so lb1 becomes MASTER first."""
         for lb in self._plan.balancers:
             self.start(lb.name, "haproxy")
         self.start(self._plan.balancers[0].name, "keepalived")
@@ -125,3 +136,8 @@ class Services:
         if state is not None:
             self.vrrp_state[name] = state
             self._on_state(name, state)
+
+
+def _listens(log: Path) -> bool:
+    """Whether an sshd has written that it listens."""
+    return b"Server listening" in log.read_bytes()

@@ -2,12 +2,14 @@
 
     settings   what the configuration says about SSH, and the result of one command
     trust      identity and known_hosts files -> asyncssh's options, shared by all peers
-    dial       a peer's name -> a connected TCP socket
+    turns      whose turn it is to log in: no peer's time-out measures our own crowd, no dead peer holds up a living one
+    dial       a peer's name -> a connected TCP socket on which somebody speaks
     jump       jump hosts (ProxyJump): one shared connection each, for all peers behind it
     login      that socket -> an authenticated SSH connection to a host that known_hosts vouches for
     tcp_channel  a TCP connection from a peer or a jump host
     session    one command on such a connection: bounded output, bounded time
     sentences  whatever went wrong -> PeerError with the operator's sentence
+    host_keys  known_hosts as `peers trust` reads and writes it; key_fetch: what hosts show
     pool       PeerConnections: one connection a peer, opened once, reopened when it was cut
     armed_loop      the remote loop of an armed peer, and the reader of its answers (pure)
     armed_channel   one channel on which that loop runs

@@ -17,6 +17,7 @@ from do_failover.retry import Backoff
 from do_failover.ssh.armed_channel import ArmedChannel, LostChannelError, trim
 from do_failover.ssh.pool import PeerConnections, key_of
 from do_failover.ssh.sentences import clean, say
+from do_failover.ssh.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,11 +81,13 @@ class _Keeper:
     armed_at: float | None = None
     attempts: int = 0  # shown
     tries: int = 0  # for the back-off: not reset by being armed for a moment
+    is_slow: bool = False  # the loop had not greeted when its time was over
     error: PeerError | None = None
 
 
+_SLOW_TRIES = 3
 # Logins in the background leave room for those that a failover waits for.
-_MOST_TURNS = 32
+_MOST_TURNS, _TURN_S = 32, 1.0
 
 
 class ArmedPeers:
@@ -110,7 +113,7 @@ class ArmedPeers:
         self._settings, self._on_armed, self._say = settings, on_armed, say
         self._pace = pace or Pace()
         self._pool = PeerConnections(settings)
-        self._turns = asyncio.Semaphore(max(1, min(_MOST_TURNS, settings.concurrency // 2)))
+        self._turns = Turns(max(1, min(_MOST_TURNS, settings.concurrency // 2)))
         self._keepers: dict[Key, _Keeper] = {}
         self._armed: dict[Key, ArmedChannel] = {}
         self._strays: dict[Key, asyncio.TimerHandle] = {}
@@ -224,8 +227,9 @@ class ArmedPeers:
         while True:
             await self._pause(keeper, wait_s)
             try:
-                async with self._turns:
+                async with self._turns.take(_TURN_S) as turn:  # no dead one keeps it from the living
                     channel = await self._arm(keeper)
+                    turn.note_success()
             except PeerError as error:
                 keeper.attempts += 1
                 self._note(keeper, error)
@@ -240,10 +244,14 @@ class ArmedPeers:
             wait_s = self._pace.backoff.wait_s(keeper.tries) + self._spread_s()
 
     async def _pause(self, keeper: _Keeper, wait_s: float) -> None:
-        """Wait before the next try. A peer that is connected but runs no loop gets the next one much later."""
+        """Wait before the next try. A peer that is connected but runs no loop gets the next one much later.
+
+        One that only said nothing in time may have too much to do: a few tries first.
+        """
         keeper.wake.clear()
+        is_slow = keeper.is_slow and keeper.attempts < _SLOW_TRIES
         try:
-            if keeper.error is not None and keeper.error.kind == "command" and keeper.link is not None and keeper.attempts:
+            if keeper.error is not None and keeper.error.kind == "command" and keeper.link is not None and keeper.attempts and not is_slow:
                 async with asyncio.timeout(self._pace.no_loop_s):
                     await keeper.link.connection.wait_closed()
             async with asyncio.timeout(wait_s):
@@ -257,7 +265,12 @@ class ArmedPeers:
         link.connection.set_keepalive(self._pace.keepalive_s, self._pace.keepalive_misses)
         channel = ArmedChannel(peer.host, self._settings.command_timeout_s, on_end=partial(self._note_end, keeper))
         keeper.channel = channel
-        await channel.open(link, self._settings.connect_timeout_s)
+        began, keeper.is_slow = loop.time(), False
+        try:
+            await channel.open(link, self._settings.connect_timeout_s)
+        except PeerError:
+            keeper.is_slow = loop.time() - began >= self._settings.connect_timeout_s
+            raise
         if channel.ended.done():
             raise say(peer.host, f"it was armed for a moment only ({channel.ended.result()})", "command")
         self._armed[key_of(peer)] = channel

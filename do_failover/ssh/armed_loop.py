@@ -22,15 +22,15 @@ ANSWER_LIMIT = 3500
 # What a login shell may say before the loop greets.
 _NOISE_LIMIT = 8 * 1024
 _WORDS_GREETING = b"\n" + GREETING.encode()
-# `jobs` reaps what has ended, so that at most the last commands are zombies and rows of the shell's job table (forking
-# twice would do so too, and costs a process in the second that counts). `eval` in a substitution bounds what a command can do to the loop (`exit`, a syntax error, its variables). No single quote and no line end: this is one
+# Twice forked, a command leaves no zombie and no row in the shell's job table. `eval` in a substitution bounds what a
+# command can do to the loop (`exit`, a syntax error, its variables). No single quote and no line end: this is one
 # word to any login shell. `$(...)` drops line ends at the end: the cold way drops them too.
 _LOOP = (
     "export LC_ALL=C; N={0}; N=${{N}}{1}; "
     'n=$(printf "\\nx"); n=${{n%x}}; printf %s "$N hello$n"; '
-    "while read -r i c; do jobs >/dev/null 2>&1; {{ "
+    "while read -r i c; do ( {{ "
     'k=0; o=$(eval "$c" 2>/dev/null </dev/null); [ ${{#o}} -le {2} ] || {{ o=; k=1; }}; '
-    'printf %s "$N $i $k$n$o$n$N.$n"; }} </dev/null & done'
+    'printf %s "$N $i $k$n$o$n$N.$n"; }} </dev/null & ); done'
 )
 
 

@@ -1,4 +1,4 @@
-"""From a peer's name to a connected TCP socket.
+"""From a peer's name to a connected TCP socket on which somebody speaks.
 
 Names are looked up in daemon threads of their own: a resolver that hangs would fill asyncio's few shared threads
 (6 on two cores) and so delay the other peers and the API's calls, and hold up the end of the program.
@@ -87,3 +87,13 @@ async def _connect(family: int, address: tuple[str, int], local: tuple[str, int]
         await asyncio.get_running_loop().sock_connect(sock, address)
         undo.pop_all()
     return sock
+
+
+async def wait_for_word(sock: socket.socket) -> None:
+    """Return when the other side has said something, or hung up. Nothing is read, and nothing was said to it."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, heard.set)
+    try:
+        await heard.wait()
+    finally:
+        loop.remove_reader(sock)

@@ -1,33 +1,30 @@
-"""Host keys before they are trusted: what a peer shows, what known_hosts says of it, and how a line gets there.
+"""known_hosts as `peers trust` reads and writes it: what it says of a host, and how a line gets there.
 
-Guarantees: fetching sends nothing but the key exchange, and trusts nothing. known_hosts appears whole or not at all, 0644;
-a line of it is changed only by `forget`. Where the names in it are hashed, new ones are hashed too.
+Guarantees: it says what the story reads there (trust.py): names and addresses, a port's own lines before those without a
+port. The file appears whole or not at all, 0644; a line of it is changed only by `forget`. Where the names in it are
+hashed, new ones are hashed too.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
 from do_failover.errors import ConfigError, PermanentError, RefusedError
-from do_failover.ssh.dial import find_addresses, open_socket
-from do_failover.ssh.sentences import Target, clean, describe_timeout, say
+from do_failover.ssh.sentences import clean
 from do_failover.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from do_failover.model import Peer
-    from do_failover.ssh.settings import SshSettings
 
-_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256")
 _MODE = 0o644
 
 
@@ -46,28 +43,43 @@ class KnownHosts:
     def __init__(self, text: str) -> None:
         """Keep the text."""
         self.lines = text.splitlines()
+        self._parsed: asyncssh.SSHKnownHosts | None = None
 
-    def find(self, name: str, port: int) -> list[HostKey]:
-        """Return the keys of a host; lines that can't be read, and authorities, are none."""
-        return [_describe(key) for line in self.lines for key in _match(line, name, port)[0]]
+    def find(self, name: str, port: int, address: str = "") -> list[HostKey]:
+        """Return the keys of a host, by its name or address; lines that can't be read, and authorities, are none."""
+        return list(dict.fromkeys(describe_key(key) for key in self._match(name, port, address)[0]))
+
+    def is_revoked(self, key: HostKey, name: str, port: int, address: str = "") -> bool:
+        """Tell whether a line marks that key as revoked for the host."""
+        return any(describe_key(each).text == key.text for each in self._match(name, port, address)[2])
+
+    def has_any_authority(self, name: str, port: int) -> bool:
+        """Tell whether a line lets somebody vouch for the host."""
+        return bool(self._match(name, port, "")[1])
 
     def has_authority(self, key: HostKey, names: list[str]) -> bool:
         """Tell whether a line makes that key an authority for just these names."""
         return any(line.split()[:4] == ["@cert-authority", ",".join(names), *key.text.split()[:2]] for line in self.lines)
 
+    def has(self, entry: str, key: HostKey) -> bool:
+        """Tell whether a line has this key for just this entry, which holds its port."""
+        return any(describe_key(each).text == key.text for each in self._match(entry, asyncssh.DEFAULT_PORT, "")[0])
+
     def add(self, entry: str, key: HostKey) -> None:
         """Add a line for a host."""
+        self._parsed = None
         self.lines.append(f"{_hash(entry) if self._is_hashed() else entry} {key.text}")
 
     def add_authority(self, names: list[str], key: HostKey) -> None:
         """Add a line that lets an authority vouch for these hosts."""
+        self._parsed = None
         self.lines.append(f"@cert-authority {','.join(names)} {key.text}")
 
-    def forget(self, entry: str, name: str, port: int) -> None:
-        """Drop what the file has for a host. Raises ConfigError where a pattern covers other hosts too."""
+    def forget(self, entry: str) -> None:
+        """Drop what the file has for a host by this name. Raises ConfigError where a pattern covers other hosts too."""
         kept = []
         for line in self.lines:
-            if not _match(line, name, port)[0]:
+            if not _names(line, entry):
                 kept.append(line)
                 continue
             names, _, rest = line.strip().partition(" ")
@@ -78,6 +90,12 @@ class KnownHosts:
             if others and not names.startswith("|1|"):
                 kept.append(f"{','.join(others)} {rest}")
         self.lines = kept
+        self._parsed = None
+
+    def _match(self, name: str, port: int, address: str) -> Any:  # noqa: ANN401 - asyncssh's tuple of seven
+        if self._parsed is None:
+            self._parsed = _parse(self.lines)
+        return self._parsed.match(name, address, port if port != asyncssh.DEFAULT_PORT else None)
 
     def _is_hashed(self) -> bool:
         names = [line.split()[0] for line in self.lines if line.strip() and not line.lstrip().startswith(("#", "@"))]
@@ -112,7 +130,7 @@ def save_known_hosts(path: Path, known: KnownHosts) -> None:
 def read_authority(path: Path) -> HostKey:
     """Return the public key of a host CA. Raises ConfigError."""
     try:
-        return _describe(asyncssh.import_public_key(path.read_bytes()))
+        return describe_key(asyncssh.import_public_key(path.read_bytes()))
     except OSError as error:
         reason = error.strerror or str(error)
     except (ValueError, asyncssh.Error) as error:
@@ -121,46 +139,23 @@ def read_authority(path: Path) -> HostKey:
     raise ConfigError(msg)
 
 
-async def fetch_host_key(peer: Peer, settings: SshSettings, known: list[HostKey]) -> HostKey:
-    """Return the key that a peer shows, of a known type where there is one. Raises PeerError within connect_timeout_s."""
-    target = Target(peer.host, peer.host, peer.port, "", settings.connect_timeout_s)
-    types = [key.type for key in known]
-    first = [name for name in _ALGORITHMS if name in types or ("ssh-rsa" in types and name.startswith("rsa-"))]
-    try:
-        async with asyncio.timeout(settings.connect_timeout_s):
-            sock = await open_socket(await find_addresses(peer.host, peer.port), settings.connect_timeout_s)
-            target.phase = "login"
-            try:
-                key = await asyncssh.get_server_host_key(
-                    sock=sock, server_host_key_algs=list(dict.fromkeys([*first, *_ALGORITHMS])), config=None
-                )
-            finally:
-                sock.close()
-    except TimeoutError:
-        raise describe_timeout(target) from None
-    except (OSError, ValueError, asyncssh.Error) as error:
-        reason = clean((error.strerror if isinstance(error, OSError) else None) or str(error))
-        sentence = f"it shows no host key at port {peer.port} ({reason}): is its sshd running, and reached from here?"
-        raise say(peer.host, sentence, "unreachable") from error
-    if key is None:
-        raise say(peer.host, "it shows no host key of a usual type", "unreachable")
-    return _describe(key)
-
-
-def _describe(key: asyncssh.SSHKey) -> HostKey:
+def describe_key(key: asyncssh.SSHKey) -> HostKey:
+    """Return a key as known_hosts has it."""
     words = key.export_public_key().decode("ascii").split()
     return HostKey(" ".join(words[:2]), words[0], key.get_fingerprint())
 
 
-def _match(line: str, name: str, port: int) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
-    """Return the keys and authorities that one line has for a host."""
+def _parse(lines: list[str]) -> asyncssh.SSHKnownHosts:
     known = asyncssh.SSHKnownHosts()
-    try:
-        known.load(line)
-    except ValueError:
-        return [], []
-    found = known.match(name, "", port if port != asyncssh.DEFAULT_PORT else None)
-    return list(found[0]), list(found[1])
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            known.load(line)
+    return known
+
+
+def _names(line: str, entry: str) -> bool:
+    """Tell whether a line has a key for just this entry, which holds its port."""
+    return bool(_parse([line]).match(entry, "", None)[0])
 
 
 def _hash(entry: str) -> str:

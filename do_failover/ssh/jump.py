@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MOST_JUMPS = 8
 # Twice unanswered and it is dead: before a peer's login through it gives up (connect_timeout_s is 5 by default).
 _KEEPALIVE_S, _KEEPALIVE_MISSES = 2, 1
+_HOP = ": jump host "
 
 Chain = tuple[Way, ...]
 _Place = tuple[str, int, str, str]
@@ -133,10 +134,16 @@ class JumpHosts:
             named = Way(name, way.host, way.port, way.user, way.name, way.options)
             link = await log_in(named, self._settings, trusted, before)
             link.connection.set_keepalive(_KEEPALIVE_S, _KEEPALIVE_MISSES)
+            link.owner.is_shared = True
             jump = self._jumps[key] = Jump(way.host, link, self._openings)
             return jump
         finally:
             del self._logins[key]
+
+
+def name_hop(hop: Way) -> str:
+    """Return the name by which a ProxyJump has a jump host of a chain."""
+    return hop.label.rpartition(_HOP)[2]
 
 
 def _place(way: Way) -> _Place:
@@ -159,7 +166,7 @@ def _parse_hop(label: str, text: str) -> Wanted:
     if not host or host.startswith("-") or port == 0 or not host.isprintable() or any(sign in host for sign in " /?#\\"):
         sentence = f"ssh_config's ProxyJump is not understood ({clean(text)!r}): write [user@]host[:port], several with commas"
         raise say(label, sentence, "unreachable")
-    return Wanted(f"{label}: jump host {host}", host, port, user or None)
+    return Wanted(f"{label}{_HOP}{host}", host, port, user or None)
 
 
 def _check_chain(way: Way, chain: Chain) -> None:

@@ -1,6 +1,7 @@
 """From a peer to an authenticated connection, in two steps: where it is (ssh_config), then name, TCP, host key, user's key.
 
-Each step has connect_timeout_s. A host behind a jump host is reached by a channel of that one's connection (jump.py).
+Each step has connect_timeout_s; what it waits for its turn (turns.py) does not count. A host behind a jump host is
+reached by a channel of that one's connection (jump.py).
 ProxyCommand is refused: it would start a program of this machine for each peer, at 3 a.m., by a line in a file that
 nobody here has read; what it does beside connecting can't be known.
 """
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncssh
 
-from do_failover.ssh.dial import call_in_thread, find_addresses, open_socket
+from do_failover.ssh.dial import call_in_thread, find_addresses, open_socket, wait_for_word
 from do_failover.ssh.sentences import Target, clean, describe_failure, say
+from do_failover.ssh.turns import SILENT_S
 
 if TYPE_CHECKING:
     import socket
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from do_failover.ssh.settings import SshSettings
     from do_failover.ssh.trust import Trusted
+    from do_failover.ssh.turns import Turn
 
 
 class Owner(asyncssh.SSHClient):
@@ -33,10 +36,18 @@ class Owner(asyncssh.SSHClient):
         """Start as open: the object is only used once the login is over."""
         self._target = target
         self.is_open = True
+        self.is_shared = False  # a jump host's: much may be on its way there
 
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:  # noqa: ARG002 - asyncssh's signature
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Note that there is a way to the host: what follows is SSH."""
         self._target.phase = "login"
+        conn.pause_writing = lambda: self._end_unread(conn)  # type: ignore[method-assign]  # asyncssh's own does nothing
+
+    def _end_unread(self, conn: asyncssh.SSHClientConnection) -> None:
+        """End a connection on which 64 KiB lie unread: an sshd that asks without end, and reads no answer, would fill our memory."""
+        if not self.is_shared:
+            self.is_open = False
+            conn.abort()
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         """Note the fingerprint of a key that known_hosts does not have, and refuse it."""
@@ -125,38 +136,88 @@ async def find_way(wanted: Wanted, settings: SshSettings, trusted: Trusted) -> W
         raise describe_failure(error, target, trusted) from error
 
 
-async def log_in(way: Way, settings: SshSettings, trusted: Trusted, tunnel: Tunnel | None = None) -> Link:
-    """Return an open connection to a verified host. Raises PeerError within connect_timeout_s."""
+async def log_in(way: Way, settings: SshSettings, trusted: Trusted, tunnel: Tunnel | None = None, turn: Turn | None = None) -> Link:
+    """Return an open connection to a verified host. Raises PeerError within connect_timeout_s, beside what it waits for its turn."""
     target = Target(way.label, way.host, way.port, way.user, settings.connect_timeout_s, way.name)
+    if turn is not None:
+        await turn.hold(SILENT_S)
     try:
-        async with asyncio.timeout(settings.connect_timeout_s):
-            return await (_dial(way, target, trusted) if tunnel is None else _authenticate(way, target, trusted, tunnel=tunnel))
+        async with asyncio.timeout(settings.connect_timeout_s) as limit:
+            go = _Go(turn, limit, settings.connect_timeout_s)
+            link = await (_dial(way, target, trusted, go) if tunnel is None else _tunnel(way, target, trusted, go, tunnel))
     except (OSError, ValueError, asyncssh.Error) as error:
         raise describe_failure(error, target, trusted) from error
+    if turn is not None:
+        turn.note_success()
+    return link
 
 
-async def _dial(way: Way, target: Target, trusted: Trusted) -> Link:
+@dataclass(frozen=True, slots=True)
+class _Go:
+    """The costly part of a login begins: the host has spoken."""
+
+    turn: Turn | None
+    limit: asyncio.Timeout
+    timeout_s: float
+
+    async def wait(self) -> None:
+        """Return when it is this login's turn, still or again."""
+        if self.turn is not None:
+            await self.turn.hold(self.timeout_s / 2, self.limit)
+
+
+async def _dial(way: Way, target: Target, trusted: Trusted, go: _Go) -> Link:
     options = way.options
     is_configured = options is not trusted.shared
     addresses = await find_addresses(way.host, way.port, options.family if is_configured else 0)
     target.phase = "tcp"
     target.address = str(addresses[0][1][0]) if addresses else None
     sock = await open_socket(addresses, target.timeout_s, options.local_addr if is_configured else None)
-    target.address = str(sock.getpeername()[0])
     target.phase = "login"
     try:
+        target.address = str(sock.getpeername()[0])
+        await wait_for_word(sock)
+        await go.wait()
         return await _authenticate(way, target, trusted, sock=sock)
     except BaseException:
         sock.close()  # a no-op where asyncssh has closed it
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _PacedTunnel:
+    """The tunnel, and what a channel has to wait for: what is opened slowly may have lost its turn."""
+
+    tunnel: Tunnel
+    go: _Go
+
+    @property
+    def name(self) -> str:
+        """Return the jump host's name."""
+        return self.tunnel.name
+
+    async def create_connection(
+        self, session_factory: Callable[[], asyncssh.SSHTCPSession[bytes]], remote_host: str, remote_port: int
+    ) -> tuple[asyncssh.SSHTCPChannel[bytes], asyncssh.SSHTCPSession[bytes]]:
+        """Open one, and wait for the turn."""
+        opened = await self.tunnel.create_connection(session_factory, remote_host, remote_port)
+        try:
+            await self.go.wait()
+        except BaseException:
+            opened[0].abort()  # asyncssh doesn't know of it yet
+            raise
+        return opened
+
+
+async def _tunnel(way: Way, target: Target, trusted: Trusted, go: _Go, tunnel: Tunnel) -> Link:
+    target.via, target.phase = tunnel.name, "channel"
+    return await _authenticate(way, target, trusted, tunnel=_PacedTunnel(tunnel, go))
+
+
 async def _authenticate(
     way: Way, target: Target, trusted: Trusted, *, sock: socket.socket | None = None, tunnel: Tunnel | None = None
 ) -> Link:
     owner = Owner(target)
-    if tunnel is not None:
-        target.via, target.phase = tunnel.name, "channel"
     connection = await asyncssh.connect(
         way.host,
         way.port,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +16,7 @@ from do_failover.ssh.sentences import clean, say
 from do_failover.ssh.session import NotStartedError, Runner
 from do_failover.ssh.tcp_channel import send_from_peer
 from do_failover.ssh.trust import Trust
+from do_failover.ssh.turns import Turns
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,17 +31,18 @@ class PeerConnections:
     """Open connections to peers, to be used as an async context manager or ended by `close`.
 
     Guarantees: one connection and at most one login under way for each (host, port, user); at most
-    `settings.concurrency` logins to peers at once (a login's time-out starts when its turn comes, and when its jump hosts
-    are connected to); one connection to each jump host; a failed login is forgotten, so the next caller tries anew; a
+    `settings.concurrency` turns to log in at once (turns.py; a login's time-out starts when its turn comes, and when its
+    jump hosts are connected to); one connection to each jump host; a failed login is forgotten, so the next caller tries anew; a
     failure of one peer touches no other. It belongs to one event loop.
     """
 
     def __init__(self, settings: SshSettings) -> None:
-        """Nothing is read or opened yet."""
+        """Nothing is read or opened yet; but this process may from now on open as many files as it can be allowed (RLIMIT_NOFILE)."""
+        _allow_files()
         self._settings = settings
         self._trust = Trust(settings)
         self._jumps = JumpHosts(settings)
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._turns = Turns(settings.concurrency)
         self._links: dict[Key, Link] = {}
         self._logins: dict[Key, asyncio.Task[Link]] = {}
         self._ending: set[asyncio.Task[Any]] = set()
@@ -169,7 +173,7 @@ class PeerConnections:
 
     async def _reach(self, peer: Peer) -> Link:
         """Log in, by way of the peer's jump hosts; where one turns out to be cut, once more. No turn is held while waiting for one."""
-        async with self._slots:
+        async with self._turns.take() as turn:
             try:
                 trusted = self._trust.load()
             except PeerError as error:
@@ -178,12 +182,12 @@ class PeerConnections:
             way = await find_way(wanted, self._settings, trusted)
             chain = await self._jumps.find_chain(way, trusted)
             if not chain:
-                return await log_in(way, self._settings, trusted)
+                return await log_in(way, self._settings, trusted, None, turn)
         for is_last in (False, True):
             jump = await self._jumps.open(way, chain, trusted)
             try:
-                async with self._slots:
-                    return await log_in(way, self._settings, trusted, jump)
+                async with self._turns.take() as turn:
+                    return await log_in(way, self._settings, trusted, jump, turn)
             except PeerError:
                 if is_last or jump is None or jump.is_open:
                     raise
@@ -214,6 +218,14 @@ def _unwrap(peer: Peer, result: CommandResult) -> CommandResult:
 
 _CLOSED = "not connected: the connections to the peers are being closed"
 _RELEASED = "not connected: it was taken off the list of peers while it was logged in to"
+
+
+def _allow_files() -> None:
+    """Raise the soft limit, 1024 under systemd and in shells for the sake of select(2), which nobody here uses, to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS: more than the kernel's own bound
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _look_at_outcome(attempt: asyncio.Task[Link]) -> None:

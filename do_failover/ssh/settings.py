@@ -12,7 +12,7 @@ class SshSettings:
     `identity_file`: only this key is offered; None: the keys of the ssh_config or the default ones
     (~/.ssh/id_*), and those of the agent at $SSH_AUTH_SOCK. `ssh_config` None: none is read at all.
     `connect_timeout_s` bounds name, TCP and login together; `command_timeout_s` one command;
-    `concurrency` how many logins are under way at once.
+    `concurrency`: how many have their turn to log in at once (turns.py); the time before it does not count.
     """
 
     user: str | None

@@ -93,3 +93,14 @@ def test_the_numbers_of_the_daemons_page_are_the_defaults() -> None:
     page, entry = (TOP / "docs" / "daemon.md").read_text(), FailoverConfig("203.0.113.47", instance="VI_1")
     for name in ("settle_s", "guard_s", "cool_off_s", "refresh_s"):
         assert f"`{name}` ({getattr(entry, name):g}" in page, name
+
+
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs" / "security.md").read_text()))
+    there = {
+        name
+        for path in (TOP / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert named - there == set()
+    assert len(named) > 40

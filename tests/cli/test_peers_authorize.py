@@ -37,7 +37,9 @@ async def region(tmp_path: Path) -> AsyncIterator[Loopback]:
     async with serve(tmp_path) as served:
         keygen("-t", "ed25519", "-N", "", "-C", "lb key'", "-f", str(tmp_path / "id"))
         config = served.write_config()
-        config.write_text(config.read_text().replace("[peers]\n", f'{ROUTERS}\n[peers]\nidentity_file = "{tmp_path}/id"\n'))
+        config.write_text(
+            config.read_text().replace("[peers]\n", f'{ROUTERS}\n[peers]\nuser = "do-failover"\nidentity_file = "{tmp_path}/id"\n')
+        )
         yield served
 
 
@@ -107,6 +109,21 @@ async def test_this_droplets_private_address_is_known_from_the_kept_discovery(re
     ended = await authorize(region, "-o", "json")
     assert (ended.code, ended.json()["from"], ended.json()["allow"]) == (0, ["10.110.0.12"], [IP, "198.18.0.12"])
     assert "only one load balancer is known" in ended.err
+
+
+async def test_the_user_is_whom_do_failover_logs_in_as_and_another_one_is_said(region: Loopback) -> None:
+    text = region.config.read_text()
+    region.config.write_text(text.replace('user = "do-failover"', 'user = "pinger"'))
+    answer = (await authorize(region, "-o", "json")).json()
+    assert (answer["user"], answer["nits"]) == ("pinger", [])
+    answer = (await authorize(region, "--user", "other", "-o", "json")).json()
+    assert (answer["user"], 'so do-failover logs in as pinger; set user = "other"' in answer["nits"][0]) == ("other", True)
+    region.config.write_text(text.replace('user = "do-failover"', 'user = "root"'))
+    answer = (await authorize(region, "-o", "json")).json()
+    assert (answer["user"], "so do-failover logs in as root; set" in answer["nits"][0]) == ("do-failover", True)
+    region.config.write_text(text.replace('user = "do-failover"', ""))
+    answer = (await authorize(region, "-o", "json")).json()
+    assert (answer["user"], "peers.user is not set, so" in answer["nits"][0]) == ("do-failover", True)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ interface = "lo"
 [peers]
 hosts = {json.dumps(hosts)}
 known_hosts = "{self.known_hosts}"
-connect_timeout_s = 1
+connect_timeout_s = 3
 """)
         return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests import cli_process
@@ -12,6 +13,8 @@ from tests.loopback import IP, TOKEN, serve
 async def test_preflight_finds_what_would_fail_and_keeps_the_token_to_itself(tmp_path: Path) -> None:
     async with serve(tmp_path) as region:
         config = configure(region, peers="127.0.0.1:1\n", interface="eth-none")
+        config.write_text(config.read_text().replace("[peers]\n", '[peers]\nprobe = "tcp:443"\n'))
+        region.region.droplets[2] = replace(region.region.droplets[2], anchor="192.0.2.6", anchor_gateway="192.0.2.1")
         ended = await cli_process.run(region, "preflight", "-c", str(config), "-o", "json")
         checks = {check["name"]: check for check in ended.json()["checks"]}
         assert ended.code == ended.json()["exit_code"] == 6
@@ -19,6 +22,8 @@ async def test_preflight_finds_what_would_fail_and_keeps_the_token_to_itself(tmp
         assert checks["interface eth-none"]["result"] == "bad"
         assert checks["peer 127.0.0.1"]["result"] == "bad"
         assert checks["daemon"]["result"] == "warn"
+        assert checks["logins"]["result"] == "good"
+        assert "192.0.2.6, where peers' connections arrive, is not an address of this Droplet" in checks["probe tcp:443"]["sentence"]
         assert TOKEN not in ended.out + ended.err
         assert not [call for call in region.calls() if not call.startswith("GET")]
         shown = await cli_process.run(region, "preflight", "-c", str(config), "--no-peers")

@@ -78,6 +78,16 @@ async def test_a_peer_without_a_loop_is_tried_seldom_and_after_each_login(bench:
     assert bench.log(1).count("Accepted publickey") == 1
 
 
+async def test_a_peer_whose_loop_greets_too_late_gets_a_few_tries_before_it_counts_as_one_without(bench: ArmedBench) -> None:
+    peer, backoff = bench.add_peer(options='restrict,command="exec sleep 1000" '), Recorded()
+    async with open_arms(bench.settings(connect_timeout_s=0.5), pace_of(backoff)) as arms:
+        arms.peers.set_peers((peer,))
+        await poll_until(lambda: arms.peers.show()[0].attempts == 3, "three tries")
+        assert "no greeting within 0.5 s" in arms.error()
+        await poll_until(lambda: backoff.tries == [1, 2, 3], "the pause after the third")
+    assert bench.log().count("Accepted publickey") == 1
+
+
 async def test_a_peers_number_may_change_while_it_is_armed(bench: ArmedBench) -> None:
     peer = bench.add_peer()
     async with open_arms(bench.settings()) as arms:

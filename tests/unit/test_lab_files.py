@@ -5,10 +5,11 @@ import os
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from do_failover.config import load_config
+from do_failover.config import load_config, parse_config
 from do_failover.errors import MissingProgramError
 from do_failover.lab import files, keepalived, requirements, state_file
 from do_failover.lab.errors import LabError, NotHereError
@@ -57,6 +58,21 @@ def test_the_labs_config_is_one_that_do_failover_reads(tmp_path: Path) -> None:
     path.write_text(files.config_toml(PLAN), encoding="utf-8")
     assert tomllib.loads(path.read_text(encoding="utf-8"))["failover"][0]["reserved_ip"] == PLAN.reserved_ip
     assert load_config(path).nits == ()
+
+
+def test_time_outs_grow_with_the_peers_that_share_the_machine() -> None:
+    def limits(peers: int) -> tuple[float, float, float]:
+        config = parse_config(tomllib.loads(files.config_toml(make_plan(LabOptions(peers=peers)))), "config.toml")
+        return config.failover[0].deadline_s, config.peers.connect_timeout_s, config.peers.command_timeout_s
+
+    assert limits(5) == (30, 3, 5)
+    assert limits(1000) == (80, 8, 25)
+
+
+@pytest.mark.parametrize("options", [{"unarmed": 1}, {"unarmed": 5, "with_daemon": True}, {"unarmed": -1, "with_daemon": True}])
+def test_only_some_peers_of_a_daemon_can_be_unarmed(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="unarmed"):
+        LabOptions(peers=5, **options)
 
 
 def test_the_host_keeps_its_accounts_and_no_hash_of_it_is_copied() -> None:

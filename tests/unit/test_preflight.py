@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from do_failover.preflight import (
     check_files,
     check_identity,
     check_keepalived,
+    check_logins,
     check_neighbours,
     check_peers,
+    check_probe,
 )
 
 FIFO, CONF = "/run/do-failover/vrrp.fifo", Path("/etc/keepalived/keepalived.conf")
@@ -53,12 +56,15 @@ def test_keepalived_has_to_tell_of_events(text: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize(("limit", "peers", "found"), [(1024, 1000, "bad"), (8192, 1000, "good"), (1024, 100, "good")])
 def test_the_neighbour_table_needs_room(tmp_path: Path, limit: int, peers: int, found: str) -> None:
-    for key in ("gc_thresh2", "gc_thresh3"):
-        (tmp_path / key).write_text(f"{limit}\n")
-    check = check_neighbours(peers, tmp_path)
-    assert check.result == found
-    if found == "bad":
-        assert check.remedy == f"sysctl -w net.ipv4.neigh.default.gc_thresh3={2 * (2 * peers + 128)}"
+    for family in (4, 6):
+        directory = tmp_path / f"ipv{family}/neigh/default"
+        directory.mkdir(parents=True)
+        (directory / "gc_thresh3").write_text(f"{limit}\n")
+        check = check_neighbours(peers, tmp_path, family)
+        assert check.result == found
+        if found == "bad":
+            line = f"net.ipv{family}.neigh.default.gc_thresh3 = {2 * (2 * peers + 128)} in /etc/sysctl.d/"
+            assert str(check.remedy).startswith(line)
 
 
 def test_open_files_are_counted_against_the_peers() -> None:
@@ -138,3 +144,54 @@ def test_one_peer_that_fails_stops_no_other() -> None:
         "peer forced": "warn",
     }
     assert asyncio.run(check_peers(Shell(), [], 1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("logins", "concurrency", "found"),
+    [
+        ({}, 128, "good"),
+        ({"10.0.0.5 port 22": 5, "a": 1}, 128, "good"),
+        ({"a": 1, "10.0.0.5 port 22": 60}, 128, "warn"),
+        ({"a": 60}, 5, "good"),
+    ],
+)
+def test_logins_that_one_sshd_gets_at_once_are_held_against_its_usual_limit(logins: dict[str, int], concurrency: int, found: str) -> None:
+    check = check_logins(logins, concurrency)
+    assert check.result == found
+    if found == "warn":
+        assert check.sentence.startswith("10.0.0.5 port 22 gets 60 at once from each load balancer")
+        assert check.remedy == "MaxStartups 120:30:240 in its sshd_config"
+
+
+async def test_something_has_to_accept_what_the_probe_sends() -> None:
+    with socket.create_server(("127.0.0.3", 0)) as server:
+        port = server.getsockname()[1]
+        assert (await check_probe(port, "127.0.0.3", "MASTER")).result is Result.GOOD
+        assert (await check_probe(port, "127.0.0.4", "MASTER")).result is Result.BAD
+    closed = await check_probe(port, "127.0.0.3", "MASTER")
+    assert (closed.result, closed.exit_code, "nothing listens there" in closed.sentence) == (Result.BAD, 10, True)
+    assert str(closed.remedy).startswith(f"let HAProxy `bind :{port}` on both")
+    backup = await check_probe(port, "127.0.0.3", "BACKUP")
+    assert (backup.result, backup.exit_code) == (Result.WARN, 0)
+    elsewhere = await check_probe(port, "192.0.2.1", None)
+    assert (elsewhere.result, "is not an address of this Droplet" in elsewhere.sentence) == (Result.BAD, True)
+
+
+class SaysNothing:
+    """A peer whose key runs do-failover-peer and whose kernel and ping are not up to it."""
+
+    def __init__(self, kind: str, route: str) -> None:
+        self.kind, self.route = kind, route
+
+    async def run(self, peer: Peer, command: str) -> str:
+        words = command.words  # type: ignore[attr-defined]
+        return f"@do-failover kind\n{self.kind}\n@do-failover route 203.0.113.47\n{self.route}\n" if words.startswith("arm") else ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "route", "part"), [("byte", '[{"dst":"203.0.113.47","dev":"eth0"}]', "never proven"), ("marked", "", "no route to")]
+)
+def test_a_peer_that_could_never_be_proven_is_said(kind: str, route: str, part: str) -> None:
+    checks = asyncio.run(check_peers(SaysNothing(kind, route), [Peer(1, "app1")], 1, reserved=[("203.0.113.47", None)]))
+    assert results(checks) == ["warn", "warn"]
+    assert part in checks[1].sentence
