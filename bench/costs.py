@@ -118,8 +118,15 @@ def _remove(path: Path) -> bool:
 
 
 def remove_leftovers() -> None:
-    """Remove the empty enclosures of a bench that was killed by SIGKILL."""
+    """Remove the empty enclosures of a bench that was killed by SIGKILL; its pid may be another process's by now."""
     for parent in _find_groups().values():
         for path in parent.glob("do-failover-bench-*"):
-            if not Path(f"/proc/{path.name.split('-')[3]}").exists():
+            if not _is_bench(path.name.split("-")[3]):
                 _remove(path)
+
+
+def _is_bench(pid: str) -> bool:
+    try:
+        return b"bench" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -217,15 +217,16 @@ async def check_probe(port: int, address: str, claim: str | None) -> Check:
 
 
 def check_files(peers: int, pid: int | None) -> Check:
-    """Look whether the daemon (or this process) may open a connection to each peer."""
+    """Look whether the daemon (or this process) may open a connection to each peer: by its hard limit, which it makes its own."""
     needed = peers * _FILES_A_PEER + _FILES_MORE
-    whose, limit = "this process", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    whose, limit = "this process", resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if pid is not None:
         try:
-            found = re.search(r"^Max open files +(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+            found = re.search(r"^Max open files +\d+ +(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
             whose, limit = f"the daemon (process {pid})", int(found[1]) if found else limit
         except OSError:
             pass  # another user's: our own limit has to do
+    limit = needed if limit == resource.RLIM_INFINITY else limit
     if limit >= needed:
         return Check("open files", Result.GOOD, f"{whose} may open {limit}; {peers} peers need {needed}")
     remedy = f"LimitNOFILE={needed} in do-failover.service (or `ulimit -n {needed}`)"

@@ -151,6 +151,8 @@ class Standing:
         is_away = to_droplet is not None and to_droplet != report.droplet_id
         if not is_away or report.owner_after not in {None, to_droplet}:
             self.intent = None
+        elif self.intent is None and report.owner_after is not None:  # what was heard meanwhile came before this move
+            self._take_intent(_moved_by_hand(to_droplet))
 
     def _take_intent(self, intent: Intent | None) -> None:
         """Let a person's will count for more than what was heard or found before it."""

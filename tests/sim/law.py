@@ -232,7 +232,7 @@ class Law:
     def note_landing(self, deed: Deed, before: int | None) -> None:
         self.landed_at, self.last = self.now(), deed
         for number, told in self.told.items():
-            if not deed.by.startswith("person"):
+            if not self._shows_a_person(deed, number):  # a rival's, as far as this node can tell: its own intent is over
                 told.moved_away_at = None
             if deed.target == number:
                 told.loss = told.moved_away_at = None

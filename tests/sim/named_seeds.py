@@ -19,4 +19,5 @@ NAMED_SEEDS: tuple[tuple[int, str], ...] = (
     (25653, "a refresh found the IP unassigned, and the next look no longer knew that it had been ours (I6)"),
     (76314, "a script that came late, after a restart, counted although a younger one had been heard before it (I3)"),
     (28211, "a person's move was respected for ever, also after another node took the IP from there and died with it (I1)"),
+    (955, "a lower priority that was heard while a person's `assign --to` ran let the daemon undo the move afterwards (I6)"),
 )
