@@ -19,6 +19,8 @@
       figures     medians, spreads, ratios, slopes (pure)
       targets     what was promised, met or missed (pure)
       page svg    docs/performance.md and its plots (pure)
+      quote       the README's few lines of it
+      merge       rows that were measured again in the place of older ones (pure)
       machine     what machine this is
 
 Everything that it starts ends with it: processes are ended by their pid, labs by their own kernel namespaces.

@@ -17,8 +17,10 @@ from bench import tables
 from bench.cases import CASES, DEFAULT, FULL, QUICK, Size
 from bench.costs import remove_leftovers
 from bench.machine import describe_machine
-from bench.page import write_page
+from bench.merge import merge_results
+from bench.page import read_page, write_page
 from bench.process import TOP, BenchError
+from bench.quote import write_quote
 from bench.targets import judge
 from do_failover.errors import FailoverError
 
@@ -41,9 +43,12 @@ def main() -> int:
         _run_one(name, size, result)
     result["took_s"] = round(time.monotonic() - began, 1)
     result["load_after"] = os.getloadavg()[0]
+    if arguments.docs and (arguments.case or arguments.peers):
+        result = merge_results(read_page(TOP / "docs"), result)
     result["targets"] = judge(result["cases"])
     if arguments.docs:
         write_page(result, TOP / "docs")
+        write_quote(result, TOP / "README.md")
     _show(result, is_json=arguments.output == "json")
     return 1 if result["failed"] else 0
 
@@ -73,7 +78,11 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=CASES, help="this case only; may be given more than once")
     parser.add_argument("--peers", type=_read_counts, metavar="N,N,...", help="numbers of peers, instead of the size's own")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    parser.add_argument("--docs", action="store_true", help="write docs/performance.md, its plots and the raw JSON")
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="write docs/performance.md, its plots, the raw JSON and the README's quote; with --case or --peers, the other rows stay",
+    )
     parser.set_defaults(mode="default")
     return parser.parse_args()
 

@@ -25,7 +25,9 @@ _HOW = {
         "run, so every peer begins stale. Refreshed and proven are seen on the load balancer's wire, by the kernel's time stamps, "
         "the same for all ways: the first echo request of the last peer to the public address, and to the reserved IP. CPU and peak "
         "memory are the load balancer's own processes (a cgroup), without the peers'. The armed one's connections are there "
-        "before; the cold one has its modules imported; the one-shot has nothing."
+        "before; the cold one has its modules imported; the one-shot has nothing. Two floors stand beside them: the same exchange over "
+        "UDP, and the peers' pings alone, without SSH, shell or load balancer: what the peers themselves cost on these cores, and "
+        "below which nothing that makes them ping can come. How the numbers became these: [profiling.md](profiling.md)."
     ),
     "whole": (
         "Real keepalived; HAProxy is killed on lb1; the API's action takes as long as the lab lets it. Our part is everything between "
@@ -46,6 +48,12 @@ def write_page(result: dict[str, Any], docs: Path) -> None:
     (docs / "performance.md").write_text(compose(result, list(drawn)), encoding="utf-8")
 
 
+def read_page(docs: Path) -> dict[str, Any]:
+    """Return the result that the page was made from."""
+    found: dict[str, Any] = json.loads((docs / "performance" / "raw.json").read_text(encoding="utf-8"))
+    return found
+
+
 def compose(result: dict[str, Any], plots: list[str]) -> str:
     """Write the page's text."""
     machine = result["machine"]
@@ -53,6 +61,7 @@ def compose(result: dict[str, Any], plots: list[str]) -> str:
         "# Performance",
         "Made by `scripts/bench --docs`; don't edit it. Raw numbers: [performance/raw.json](performance/raw.json).",
         _describe_machine(machine, result),
+        *(f"Measured again at {again['at']} ({again['commit']}): {again['what']}." for again in result.get("again", [])),
         "## Promises",
         tables.write_markdown(tables.tabulate_targets(result["targets"])),
     ]
