@@ -36,6 +36,7 @@ _PORT = 9999
 _ARM_LIMIT_S = 200.0
 _UDP_LIMIT_S = 5.0
 _UDP_ROOM = 1 << 23
+_SO_RCVBUFFORCE = 33  # linux: Python does not name it
 _DEADLINE_S = 60.0
 
 
@@ -137,7 +138,7 @@ class Driver:
         addresses = [socket.gethostbyname(peer.host) for peer in self._peers]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
             door.settimeout(_UDP_LIMIT_S)
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, _UDP_ROOM)  # all answers come while it still asks
+            door.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UDP_ROOM)  # all answers come while it still asks
             for address in addresses:
                 door.sendto(b"refresh", (address, _PORT))
             for _ in addresses:
