@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.quote import BEGIN, END, compose_quote
 from do_failover.config import FailoverConfig, load_config
 from do_failover.daemon.table import TABLE
 from do_failover.errors import FailoverError
@@ -104,3 +106,8 @@ def test_every_test_that_the_security_page_names_is_there() -> None:
     }
     assert named - there == set()
     assert len(named) > 40
+
+
+def test_the_readmes_numbers_are_those_of_the_page() -> None:
+    result = json.loads((TOP / "docs" / "performance" / "raw.json").read_text())
+    assert f"{BEGIN}{compose_quote(result)}{END}" in README

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from bench import tables, targets
 from bench.figures import find_row, fit_slope, make_row, median_of, ratio_of
+from bench.merge import merge_results
+from bench.quote import BEGIN, END, write_quote
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_row_has_median_least_and_most_and_leaves_out_what_one_sample_lacks() -> None:
@@ -58,3 +65,28 @@ def test_a_way_that_did_not_reach_everybody_has_no_time_but_a_count() -> None:
     cold, armed = (dict(zip(table[0], line, strict=True)) for line in table[1:])
     assert cold["all proven: median (least to most)"] == "8 to 10 of 10 peers"
     assert armed["all proven: median (least to most)"] == "-"
+
+
+def test_rows_that_were_measured_again_take_the_place_of_the_old_ones() -> None:
+    machine = {"at": "2026-11-24T20:00:00+00:00", "commit": "abc"}
+    rows = [{"way": "armed", "n": 100, "x": 1}, {"way": "armed", "n": 1000, "x": 1}]
+    old = {"cases": {"event": {"rows": [{"way": "daemon"}]}, "fanout": {"rows": rows, "missing": {}}}, "failed": {"fanout": "it broke"}}
+    new = {"cases": {"fanout": {"rows": [{"way": "armed", "n": 1000, "x": 2}], "missing": {}}}, "failed": {}, "machine": machine}
+    merged = merge_results({**old, "machine": {}}, new)
+    assert merged["cases"]["fanout"]["rows"] == [{"way": "armed", "n": 100, "x": 1}, {"way": "armed", "n": 1000, "x": 2}]
+    assert (merged["cases"]["event"], merged["failed"]) == (old["cases"]["event"], {})
+    assert merged["again"] == [{"at": machine["at"], "commit": "abc", "what": "case fanout, 1000 peers"}]
+    assert rows[1]["x"] == 1, "the old result is left alone"
+
+
+def test_the_quote_stands_between_its_marks_and_nothing_else_changes(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    event = [{"way": "daemon", "post_s": {"median": 0.002}}, {"way": "tutorial's scripts", "post_s": {"median": 0.1}}]
+    result = {"cases": {"event": {"rows": event}}, "machine": {"cores": 2, "at": "2026-11-24T20:00:00+00:00"}}
+    write_quote(result, readme)
+    write_quote(result, readme)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}| median |")
+    assert text.endswith(f"{END}after\n")
+    assert "| 2 ms | 100 ms | the tutorial's scripts | 50 |" in text
